@@ -1,0 +1,1 @@
+"""The rows DetCo is compared with, under the same pretraining interface."""

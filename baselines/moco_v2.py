@@ -1,0 +1,58 @@
+"""MoCo v2 (arXiv 2003.04297): one contrast of two views, at C5."""
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detco.backbone import ResNetLevels
+from detco.bank import MemoryBank
+from detco.distributed import own, shuffled
+from detco.loss import info_nce
+from detco.method import Method
+from detco.twin import MomentumTwin
+from detco.views import View
+
+
+class Encoder(nn.Module):
+    """A backbone and MoCo v2's MLP head: images [N, 3, S, S] -> [unit vectors [N, dim]]."""
+
+    def __init__(self, arch: str, dim: int):
+        super().__init__()
+        self.backbone = ResNetLevels(arch)
+        c5 = self.backbone.channels["c5"]
+        self.head = nn.Sequential(nn.Linear(c5, c5), nn.ReLU(inplace=True), nn.Linear(c5, dim))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [F.normalize(self.head(self.backbone(images)["c5"].mean((2, 3))).float())]
+
+
+class MoCoV2(Method):
+    """MoCo v2.
+
+    Args:
+        arch: torchvision ResNet.
+        global_view: fields of `detco.views.View`.
+        dim, bank_size, temperature, momentum: 128, 65536, 0.2 and 0.999 (the paper's, section 2).
+    """
+
+    def __init__(self, arch: str = "resnet50", global_view: dict | None = None, dim: int = 128,
+                 bank_size: int = 65536, temperature: float = 0.2, momentum: float = 0.999):
+        super().__init__()
+        view = View(**(global_view or {}))
+        self.view_specs = {"global_q": view, "global_k": view}
+        self.temperature = temperature
+        self.encoder = Encoder(arch, dim)
+        self.twin = MomentumTwin(self.encoder, momentum)
+        self.bank = MemoryBank(bank_size, dim)
+
+    def loss(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
+        """InfoNCE of the query view against its key and the bank."""
+        [self._keys] = shuffled(self.twin, views["global_k"], self.generator("shuffle global_k"))
+        [query] = self.encoder(views["global_q"])
+        return {"loss": info_nce(query, own(self._keys), self.bank.keys, self.temperature).mean()}
+
+    def after_step(self) -> None:
+        """Every rank's keys enter the bank, and the twin follows."""
+        self.bank.enqueue(self._keys)
+        self.twin.update(self.encoder)
+
+    def backbone(self) -> nn.Module:
+        return self.encoder.backbone

@@ -1,0 +1,19 @@
+"""DetCo at the paper's scale (arXiv 2102.04803, sections 3 and 4.1); where it is silent, MoCo v2's values."""
+method = dict(
+    type="detco",
+    arch="resnet50",
+    global_view=dict(size=224, area=(0.2, 1.0), blur_sigma=(0.1, 2.0), auto_augment=None),
+    local_view=dict(size=255, area=(0.6, 1.0), grid=3, patch=64, blur_sigma=(0.1, 2.0), auto_augment=None),
+    weights=(0.1, 0.4, 0.7, 1.0),
+    terms=("g2g", "l2l", "g2l"),
+    dim=128,
+    bank_size=65536,
+    temperature=0.2,
+    momentum=0.999,
+    permute=False,
+    batch_norm="shuffle",
+)
+optimizer = dict(lr=0.03, momentum=0.9, weight_decay=1e-4)  # MoCo v2
+schedule = dict(epochs=200, batch=256, policy="cosine")  # MoCo v2
+amp = True  # bf16 autocast on CUDA; the loss stays float32
+workers = 12

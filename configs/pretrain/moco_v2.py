@@ -1,0 +1,14 @@
+"""MoCo v2 at the paper's scale (arXiv 2003.04297): 200 epochs of ImageNet."""
+method = dict(
+    type="moco_v2",
+    arch="resnet50",
+    global_view=dict(size=224, area=(0.2, 1.0), blur_sigma=(0.1, 2.0)),
+    dim=128,
+    bank_size=65536,
+    temperature=0.2,
+    momentum=0.999,
+)
+optimizer = dict(lr=0.03, momentum=0.9, weight_decay=1e-4)
+schedule = dict(epochs=200, batch=256, policy="cosine")
+amp = True
+workers = 12

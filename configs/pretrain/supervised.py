@@ -1,0 +1,10 @@
+"""Supervised pretraining at the paper's scale: torchvision's recipe for ResNet-50, 90 epochs of ImageNet."""
+method = dict(
+    type="supervised",
+    arch="resnet50",
+    global_view=dict(size=224, area=(0.08, 1.0), jitter_p=0.0, grey_p=0.0, blur_p=0.0),
+)
+optimizer = dict(lr=0.1, momentum=0.9, weight_decay=1e-4)
+schedule = dict(epochs=90, batch=256, policy="step", milestones=(30, 60))
+amp = True
+workers = 12

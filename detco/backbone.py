@@ -1,0 +1,35 @@
+"""The ResNet that every method trains: torchvision's, read at its four levels C2 to C5."""
+import torchvision
+from torch import Tensor, nn
+
+LEVELS = ("c2", "c3", "c4", "c5")
+ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+
+
+class ResNetLevels(nn.Module):
+    """A torchvision ResNet without its classifier; parameters keep torchvision's names.
+
+    Args:
+        arch: resnet18, resnet34, resnet50, resnet101 or resnet152 (ValueError otherwise).
+
+    `forward`: images [N, 3, H, W] -> {"c2": [N, C, H/4, W/4], ..., "c5": [N, 8C, H/32, W/32]}, with C = 64
+    for ResNet-18 and 34 and 256 for the deeper ones.
+    """
+
+    def __init__(self, arch: str = "resnet50"):
+        super().__init__()
+        if arch not in ARCHS:
+            raise ValueError(f"unknown backbone '{arch}': known: {', '.join(ARCHS)}")
+        net = getattr(torchvision.models, arch)(weights=None)
+        for name, module in net.named_children():
+            if name not in ("avgpool", "fc"):
+                self.add_module(name, module)
+        self.arch = arch
+        self.channels = {level: net.fc.in_features >> (3 - i) for i, level in enumerate(LEVELS)}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        levels = {}
+        for i, level in enumerate(LEVELS):
+            x = levels[level] = getattr(self, f"layer{i + 1}")(x)
+        return levels

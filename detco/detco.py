@@ -1,0 +1,134 @@
+"""DetCo: multi-level contrast of an image and its patches (arXiv 2102.04803).
+
+Shapes: N images a rank, R ranks, D = dim, K = bank_size; levels c2 to c5 with C_s channels.
+"""
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detco.backbone import LEVELS, ResNetLevels
+from detco.bank import MemoryBank
+from detco.distributed import gather, own, shuffled
+from detco.loss import info_nce
+from detco.method import Method
+from detco.twin import MomentumTwin
+from detco.views import View
+
+
+def projector(channels: int, hidden: int, dim: int) -> nn.Sequential:
+    """MoCo v2's two-layer MLP: [N, channels] -> [N, dim]."""
+    return nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim))
+
+
+class MultiLevelEncoder(nn.Module):
+    """A backbone with a projector a level, for whole images or for patches (DetCo section 3.2).
+
+    The hidden width is the level's own C_s for both kinds: MoCo v2's rule for C5, and the paper gives none.
+    """
+
+    def __init__(self, backbone: ResNetLevels, kinds: tuple[str, ...], levels: tuple[str, ...], grid: int, dim: int):
+        super().__init__()
+        self.backbone = backbone
+        self.levels = levels
+        patches = {"global": 1, "local": grid * grid}
+        self.projectors = nn.ModuleDict({
+            f"{kind}_{level}": projector(patches[kind] * backbone.channels[level], backbone.channels[level], dim)
+            for kind in kinds for level in levels
+        })
+
+    def forward(self, view: Tensor) -> list[Tensor]:
+        """[N, 3, S, S] or patches [N, G, 3, P, P] -> unit vectors [N, D], one tensor a level."""
+        kind = "local" if view.dim() == 5 else "global"
+        n = len(view)
+        maps = self.backbone(view.flatten(0, 1) if kind == "local" else view)
+        # The G patch vectors of an image stand side by side in grid order: [N * G, C] -> [N, G * C].
+        pooled = {level: maps[level].mean((2, 3)).view(n, -1) for level in self.levels}
+        return [F.normalize(self.projectors[f"{kind}_{level}"](pooled[level]).float()) for level in self.levels]
+
+
+class DetCo(Method):
+    """DetCo with its twin and up to eight banks.
+
+    Args:
+        arch: torchvision ResNet.
+        global_view, local_view: fields of `detco.views.View`.
+        weights: loss weights of C2 to C5 (section 3.2: 0.1, 0.4, 0.7, 1.0); a level of weight 0 is not built.
+        terms: of "g2g", "l2l", "g2l", those that count (Table 12 ablates them).
+        dim, bank_size, temperature, momentum: MoCo v2's 128, 65536, 0.2 and 0.999.
+        permute: shuffle the order of an image's patches, as PIRL does; DetCo does not say that it does.
+        batch_norm: "shuffle" (keys under shuffled statistics) or "sync" (SyncBN, which the engine puts in).
+    Raises:
+        ValueError: a term that is none of the three, or a batch_norm that is neither.
+    """
+
+    def __init__(self, arch: str = "resnet50", global_view: dict | None = None, local_view: dict | None = None,
+                 weights: tuple[float, ...] = (0.1, 0.4, 0.7, 1.0), terms: tuple[str, ...] = ("g2g", "l2l", "g2l"),
+                 dim: int = 128, bank_size: int = 65536, temperature: float = 0.2, momentum: float = 0.999,
+                 permute: bool = False, batch_norm: str = "shuffle"):
+        super().__init__()
+        if not terms or not set(terms) <= {"g2g", "l2l", "g2l"}:
+            raise ValueError(f"detco: terms {terms}: choose from g2g, l2l, g2l")
+        if batch_norm not in ("shuffle", "sync"):
+            raise ValueError(f"detco: batch_norm '{batch_norm}': choose shuffle or sync")
+        self.weights = {level: w for level, w in zip(LEVELS, weights, strict=True) if w}
+        self.terms, self.temperature, self.permute, self.batch_norm = terms, temperature, permute, batch_norm
+        global_spec = View(**(global_view or {}))
+        local_spec = View(**(local_view or dict(size=255, area=(0.6, 1.0), grid=3, patch=64)))
+        local = set(terms) != {"g2g"}
+        specs = dict(global_q=global_spec, global_k=global_spec, local_q=local_spec, local_k=local_spec)
+        needed = dict(global_q="g2g" in terms, global_k=set(terms) != {"l2l"}, local_q=local, local_k="l2l" in terms)
+        self.view_specs = {name: spec for name, spec in specs.items() if needed[name]}
+        kinds = tuple(k for k in ("global", "local") if any(name.startswith(k) for name in self.view_specs))
+        self.encoder = MultiLevelEncoder(ResNetLevels(arch), kinds, tuple(self.weights), local_spec.grid, dim)
+        self.twin = MomentumTwin(self.encoder, momentum)
+        self.banks = nn.ModuleDict({
+            f"{kind}_{level}": MemoryBank(bank_size, dim)
+            for kind in kinds if f"{kind}_k" in self.view_specs for level in self.weights
+        })
+        self._pending: dict[str, list[Tensor]] = {}
+
+    def _encode_keys(self, name: str, view: Tensor) -> list[Tensor]:
+        """This rank's keys [N, D] a level; every rank's [R * N, D] wait for `after_step`."""
+        if self.batch_norm == "shuffle":
+            everyone = shuffled(self.twin, view, self.generator(f"shuffle {name}"))
+        else:
+            everyone = [gather(keys) for keys in self.twin(view)]
+        self._pending[name] = everyone
+        return [own(keys) for keys in everyone]
+
+    def loss(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weighted terms, "loss_c5_g2g" and so on: L = sum_s w_s (g2g + l2l + g2l) (section 3.2)."""
+        if self.permute:
+            for name in ("local_q", "local_k"):
+                order = torch.rand(views[name].shape[:2], generator=self.generator(f"permute {name}")).argsort(1)
+                views[name] = views[name][torch.arange(len(order))[:, None], order]
+        keys = {name[:-2]: self._encode_keys(name, views[name]) for name in ("global_k", "local_k") if name in views}
+        queries = {name[:-2]: self.encoder(views[name]) for name in ("global_q", "local_q") if name in views}
+        losses = {}
+        for i, (level, weight) in enumerate(self.weights.items()):
+            # The terms against one bank share its product: their queries are stacked.
+            for bank, stacked in (("global", (("g2g", "global"), ("g2l", "local"))), ("local", (("l2l", "local"),))):
+                stacked = [(term, queries[kind][i]) for term, kind in stacked if term in self.terms]
+                if not stacked:
+                    continue
+                positives = keys[bank][i].repeat(len(stacked), 1)
+                values = info_nce(torch.cat([q for _, q in stacked]), positives, self.banks[f"{bank}_{level}"].keys,
+                                  self.temperature)
+                for (term, _), value in zip(stacked, values.chunk(len(stacked))):
+                    losses[f"loss_{level}_{term}"] = weight * value.mean()
+        return losses
+
+    def after_step(self) -> None:
+        """This step's keys of every rank enter the banks, and the twin follows.
+
+        MoCo moves the twin at the start of the next step instead; the weights its keys are computed with
+        are the same.
+        """
+        for name, levels in self._pending.items():
+            for level, keys in zip(self.weights, levels):
+                self.banks[f"{name[:-2]}_{level}"].enqueue(keys)
+        self._pending = {}
+        self.twin.update(self.encoder)
+
+    def backbone(self) -> nn.Module:
+        return self.encoder.backbone

@@ -1,0 +1,66 @@
+"""What ranks share: gathered keys, shuffled batch statistics, and SyncBN that also runs without CUDA."""
+import torch
+from mmengine import dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+
+@torch.no_grad()
+def gather(x: Tensor) -> Tensor:
+    """Concatenate [N, ...] of every rank in rank order: [ranks * N, ...]."""
+    return torch.cat(dist.all_gather(x)) if dist.get_world_size() > 1 else x
+
+
+@torch.no_grad()
+def shuffled(encode, images: Tensor, generator: torch.Generator) -> list[Tensor]:
+    """Keys of every rank's images, computed under shuffled batch statistics (MoCo's shuffle-BN).
+
+    Args:
+        encode: images [N, ...] -> list of [N, D] tensors.
+        images: this rank's images [N, ...]; every rank holds as many.
+        generator: rank 0's draws the permutation; with one rank nothing is shuffled and nothing drawn.
+    Returns:
+        one tensor [ranks * N, D] a level, in the order of the unshuffled images, the same on every rank.
+    """
+    ranks, rank = dist.get_world_size(), dist.get_rank()
+    if ranks == 1:
+        return encode(images)
+    everyone = gather(images)
+    order = torch.randperm(len(everyone), generator=generator).to(images.device)
+    dist.broadcast(order, src=0)
+    keys = encode(everyone[order.chunk(ranks)[rank]])
+    return [gather(key)[order.argsort()] for key in keys]
+
+
+def own(x: Tensor) -> Tensor:
+    """This rank's part [N, ...] of a tensor [ranks * N, ...] in rank order."""
+    return x.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over the batches of every rank. torch's own SyncBatchNorm runs on CUDA only; this one on
+    whatever the process group reduces, with the same result as batch norm over the whole batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or dist.get_world_size() == 1:
+            return super().forward(x)
+        dims = (0, 2, 3)
+        count = dist.get_world_size() * x.numel() / x.shape[1]
+        mean = all_reduce(x.float().sum(dims)) / count
+        var = all_reduce((x.float() - mean[:, None, None]).square().sum(dims)) / count
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * count / max(count - 1, 1), self.momentum)
+        scale = self.weight * (var + self.eps).rsqrt()
+        return x * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
+
+
+def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
+    """Turn every BatchNorm2d of `module` into one that synchronises over ranks; weights are kept."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    for child in module.modules():
+        if type(child) is nn.BatchNorm2d:
+            child.__class__ = SyncBatchNorm2d  # same fields, another forward
+    return module

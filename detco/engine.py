@@ -1,0 +1,219 @@
+"""Pretraining on mmengine's Runner: any method, one process or many, stopped and resumed at any step."""
+import contextlib
+import json
+import math
+import shutil
+from pathlib import Path
+
+import torch
+from mmengine import dist
+from mmengine.device import get_device
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.registry import HOOKS, LOOPS
+from mmengine.runner import IterBasedTrainLoop
+from torch.utils.data import DataLoader
+
+from detco import checkpoint
+from detco.config import digest
+from detco.distributed import synchronise_batch_norm
+from detco.files import replacing
+from detco.method import Method
+from detco.pool import FolderPool, MemoryPool
+from detco.registry import method_class
+from detco.runner import Runner, quiet
+
+
+class Stream:
+    """An endless shuffled stream of the pool, cut into batches; any position is reached at once.
+
+    Every epoch is a permutation of its own, drawn from (seed, epoch). Step t's batch is
+    [t * batch, (t + 1) * batch) of the stream, and rank r takes the r-th part of it, so the ranks' parts in
+    order are the batch of a single process. Yields lists of (image, draw number).
+
+    Args:
+        size: images in the pool.
+        batch: total batch over the ranks, a multiple of their number (ValueError otherwise).
+        seed: of the permutations.
+    """
+
+    def __init__(self, size: int, batch: int, seed: int):
+        if batch % dist.get_world_size():
+            raise ValueError(f"a batch of {batch} does not divide among {dist.get_world_size()} processes")
+        self.size, self.batch, self.seed, self.start = size, batch, seed, 0
+
+    def __len__(self) -> int:
+        """Steps of an epoch, which mmengine asks for; the stream itself has no end."""
+        return max(1, self.size // self.batch)
+
+    def __iter__(self):
+        own = self.batch // dist.get_world_size()
+        step, epoch, order = self.start, -1, None
+        while True:
+            first = step * self.batch + dist.get_rank() * own
+            numbers = []
+            for draw in range(first, first + own):
+                if draw // self.size != epoch:
+                    epoch = draw // self.size
+                    generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+                    order = torch.randperm(self.size, generator=generator).tolist()
+                numbers.append((order[draw % self.size], draw))
+            yield numbers
+            step += 1
+
+
+@LOOPS.register_module()
+class StreamLoop(IterBasedTrainLoop):
+    """mmengine's iteration loop, which on resume moves the stream instead of replaying it."""
+
+    def run(self):
+        self.dataloader.batch_sampler.start = self._iter
+        self.dataloader_iterator = iter(self.dataloader)
+        self.runner.call_hook("before_train")
+        self.runner.call_hook("before_train_epoch")
+        while self._iter < self._max_iters:
+            self.runner.model.train()
+            self.run_iter(next(self.dataloader_iterator))
+        self.runner.call_hook("after_train_epoch")
+        self.runner.call_hook("after_train")
+        return self.runner.model
+
+
+class PretrainModel(BaseModel):
+    """Gives a `Method` the face mmengine's Runner wants; batches come from the pool by index."""
+
+    def __init__(self, method: Method, pool: MemoryPool | FolderPool):
+        super().__init__()
+        self.method = method
+        self._pool = [pool]  # in a list: the pool is no part of the state
+
+    def forward(self, index=None, images=None, labels=None, mode="loss"):
+        """index [N] into a pool in memory, or a batch of crops from the workers -> dict of scalars."""
+        batch = {"images": images, "labels": labels} if index is None else self._pool[0].batch(index)
+        return self.method.loss(self.method.views(batch))
+
+
+@HOOKS.register_module()
+class MethodHook(Hook):
+    """Fixes what a step draws before it, and lets the method move its twin and banks after it."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    @staticmethod
+    def _method(runner) -> Method:
+        return getattr(runner.model, "module", runner.model).method
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self._method(runner).seed_step(self.seed, runner.iter, dist.get_rank())
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self._method(runner).after_step()
+
+
+def steps_of(config: dict, images: int) -> int:
+    """Optimiser steps of a schedule: whole batches in its epochs of the pool."""
+    return math.ceil(config["schedule"]["epochs"] * images / config["schedule"]["batch"])
+
+
+def identity(config: dict, fingerprint: str, seed: int) -> str:
+    """What a pretraining is known by in the cache: its resolved config, its data and its seed."""
+    return digest({"config": config, "data": fingerprint, "seed": seed})
+
+
+def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: int = 0, resume: bool = True,
+             launcher: str = "none", tensorboard: bool = False) -> Path:
+    """Pretrain a backbone, or find it finished.
+
+    Args:
+        config: resolved: `method` (name and arguments), `optimizer`, `schedule`, `amp`, `workers`.
+        pool: the images.
+        work_dir: holds `checkpoint.safetensors` at the end, `run.log`, scalars, and the states to resume from.
+        seed: of weights, order and augmentation.
+        resume: go on from the newest state there; otherwise start over.
+        launcher: "none" or "pytorch" (torchrun).
+        tensorboard: write TensorBoard's event files too.
+    Returns:
+        the checkpoint's path.
+    Raises:
+        ValueError: unknown method or a config it refuses. DivergedError: a loss that is not finite.
+    """
+    work_dir = Path(work_dir)
+    final = work_dir / "checkpoint.safetensors"
+    if not resume:
+        shutil.rmtree(work_dir, ignore_errors=True)
+    if final.is_file():
+        return final
+    work_dir.mkdir(parents=True, exist_ok=True)
+    with replacing(work_dir / "config.json") as temporary:
+        temporary.write_text(json.dumps(config, indent=1, sort_keys=True))
+    arguments = dict(config["method"])
+    name = arguments.pop("type")
+    if name == "supervised":
+        arguments["num_classes"] = len(pool.classes)
+    torch.manual_seed(seed)
+    method = method_class(name)(**arguments)
+    steps = steps_of(config, len(pool))
+    seconds = 0.0
+    if steps:
+        with quiet(work_dir / "run.log"):
+            seconds = _train(method, pool, config, steps, work_dir, seed, resume, launcher, tensorboard)
+    if dist.is_main_process():
+        seen = steps * config["schedule"]["batch"]
+        checkpoint.save(final, method.backbone().state_dict(), dict(
+            arch=arguments["arch"], method=name, pool=pool.fingerprint, seed=seed,
+            config=identity(config, pool.fingerprint, seed),
+            budget=dict(images=seen, encoder_pixels=seen * method.pixels_per_image,
+                        device_hours=seconds * dist.get_world_size() / 3600)))
+        for state in work_dir.glob("iter_*.pth"):  # the run is finished: nothing will resume from these
+            state.unlink()
+    dist.barrier()
+    return final
+
+
+def _train(method, pool, config, steps, work_dir, seed, resume, launcher, tensorboard) -> float:
+    """Run the Runner; seconds spent in training, earlier sessions of the run counted in."""
+    device = torch.device(get_device())
+    schedule = config["schedule"]
+    if launcher != "none" and not dist.is_distributed():
+        dist.init_dist(launcher)
+    if getattr(method, "batch_norm", None) == "sync" and dist.get_world_size() > 1:
+        synchronise_batch_norm(method, device)
+    in_memory = isinstance(pool, MemoryPool)
+    pool = pool.to(device) if in_memory else pool
+    loader = DataLoader(pool, batch_sampler=Stream(len(pool), schedule["batch"], seed),
+                        num_workers=0 if in_memory else config["workers"], persistent_workers=False,
+                        collate_fn=(lambda batch: {"index": torch.tensor(batch)}) if in_memory else None,
+                        pin_memory=not in_memory and device.type == "cuda")
+    amp = config["amp"] and device.type == "cuda"  # mmengine's AmpOptimWrapper refuses the CPU
+    optimizer = dict(type="SGD", **config["optimizer"])
+    backends = [dict(type="LocalVisBackend")] + [dict(type="TensorboardVisBackend")] * tensorboard
+    runner = Runner(
+        model=PretrainModel(method, pool), work_dir=str(work_dir), train_dataloader=loader,
+        train_cfg=dict(type="StreamLoop", max_iters=steps),
+        optim_wrapper=dict(type="AmpOptimWrapper", dtype="bfloat16", optimizer=optimizer) if amp
+        else dict(type="OptimWrapper", optimizer=optimizer),
+        param_scheduler=_schedulers(schedule, steps),
+        default_hooks=dict(
+            logger=dict(type="LoggerHook", interval=10), sampler_seed=None,  # the stream seeds itself
+            checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=max(1, min(steps // 10, 1000)),
+                            max_keep_ckpts=2, save_last=True)),
+        custom_hooks=[dict(type="MethodHook", seed=seed), dict(type="ClockHook"),
+                      dict(type="ProgressHook", label=f"pretrain {config['method']['type']}")],
+        log_processor=dict(by_epoch=False), visualizer=dict(type="Visualizer", vis_backends=backends),
+        launcher=launcher, resume=resume, randomness=dict(seed=seed),
+        experiment_name=f"pretrain-{work_dir.name}", default_scope="mmengine")
+    hooks = [hook for hook in runner.hooks if hasattr(hook, "close")]
+    with contextlib.ExitStack() as stack:
+        for hook in hooks:
+            stack.callback(hook.close)
+        runner.train()
+    return runner.message_hub.get_info("train_seconds")
+
+
+def _schedulers(schedule: dict, steps: int) -> list[dict]:
+    """Cosine decay to zero (MoCo v2), or steps by 0.1 at the given epochs' share (torchvision's supervised)."""
+    if schedule["policy"] == "cosine":
+        return [dict(type="CosineAnnealingLR", T_max=steps, eta_min=0, by_epoch=False)]
+    milestones = [round(steps * m / schedule["epochs"]) for m in schedule["milestones"]]
+    return [dict(type="MultiStepLR", milestones=milestones, gamma=0.1, by_epoch=False)]

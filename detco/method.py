@@ -1,0 +1,64 @@
+"""The seam between methods and the engine: what a pretraining method is."""
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+from detco.views import View
+
+
+class Method(nn.Module):
+    """A pretraining method. The engine calls `views`, `loss`, then the optimiser, then `after_step`.
+
+    A subclass sets `view_specs` (name -> View), `encoder` (whose parameters the optimiser trains) and
+    overrides `loss`, `backbone`, and `after_step` where it keeps state. One file and one line in
+    `detco.registry` add a method.
+    """
+
+    view_specs: dict[str, View] = {}
+
+    def __init__(self):
+        super().__init__()
+        self.seed_step(0, 0, 0)
+
+    def seed_step(self, seed: int, step: int, rank: int) -> None:
+        """Fix what this step draws; so a resumed run draws what the uninterrupted one did."""
+        self._step = (seed, step, rank)
+
+    def generator(self, name: str) -> torch.Generator:
+        """A CPU generator for one purpose of this step: views do not disturb each other's draws."""
+        key = hashlib.blake2b(repr((*self._step, name)).encode(), digest_size=8).digest()
+        return torch.Generator().manual_seed(int.from_bytes(key, "big") >> 1)
+
+    def views(self, batch: dict) -> dict[str, Tensor]:
+        """Augment a batch.
+
+        Args:
+            batch: "images", uint8 [N, 3, H, W], or a dict of uint8 crops [N, 3, size, size], one a view, where
+                loader workers have cropped already; "labels", long [N], where the pool has any.
+        Returns:
+            name -> float32 [N, 3, size, size] or [N, grid * grid, 3, patch, patch]; and "labels".
+        """
+        images = batch["images"]
+        views = {}
+        for name, view in self.view_specs.items():
+            generator = self.generator(name)
+            crops = images[name] if isinstance(images, dict) else view.crop(images, generator)
+            views[name] = view.finish(crops, generator)
+        return views | ({"labels": batch["labels"]} if "labels" in batch else {})
+
+    def loss(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Scalars by name; those named "loss..." are summed and minimised, the others logged."""
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """Called after each optimiser step."""
+
+    def backbone(self) -> nn.Module:
+        """The network whose weights are transferred, with torchvision's ResNet names."""
+        raise NotImplementedError
+
+    @property
+    def pixels_per_image(self) -> int:
+        """Pixels through an encoder, query's and twin's, for one image of the pool (DETCO.md, Cost)."""
+        return sum(view.pixels for view in self.view_specs.values())
