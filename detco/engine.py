@@ -1,5 +1,6 @@
 """Pretraining on mmengine's Runner: any method, one process or many, stopped and resumed at any step."""
 import contextlib
+import inspect
 import json
 import math
 import shutil
@@ -121,6 +122,15 @@ def identity(config: dict, fingerprint: str, seed: int) -> str:
     return digest({"config": config, "data": fingerprint, "seed": seed})
 
 
+def build(config: dict, num_classes: int) -> Method:
+    """The method of a resolved config. Raises ValueError for an unknown one or arguments it refuses."""
+    arguments = dict(config["method"])
+    kind = method_class(arguments.pop("type"))
+    if "num_classes" in inspect.signature(kind).parameters:
+        arguments["num_classes"] = num_classes
+    return kind(**arguments)
+
+
 def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: int = 0, resume: bool = True,
              launcher: str = "none", tensorboard: bool = False) -> Path:
     """Pretrain a backbone, or find it finished.
@@ -147,12 +157,8 @@ def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: 
     work_dir.mkdir(parents=True, exist_ok=True)
     with replacing(work_dir / "config.json") as temporary:
         temporary.write_text(json.dumps(config, indent=1, sort_keys=True))
-    arguments = dict(config["method"])
-    name = arguments.pop("type")
-    if name == "supervised":
-        arguments["num_classes"] = len(pool.classes)
     torch.manual_seed(seed)
-    method = method_class(name)(**arguments)
+    method = build(config, len(pool.classes))
     steps = steps_of(config, len(pool))
     seconds = 0.0
     if steps:
@@ -161,7 +167,7 @@ def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: 
     if dist.is_main_process():
         seen = steps * config["schedule"]["batch"]
         checkpoint.save(final, method.backbone().state_dict(), dict(
-            arch=arguments["arch"], method=name, pool=pool.fingerprint, seed=seed,
+            arch=method.backbone().arch, method=config["method"]["type"], pool=pool.fingerprint, seed=seed,
             config=identity(config, pool.fingerprint, seed),
             budget=dict(images=seen, encoder_pixels=seen * method.pixels_per_image,
                         device_hours=seconds * dist.get_world_size() / 3600)))

@@ -18,6 +18,11 @@ class PoolError(ValueError):
     """A pool that cannot be used, in one line."""
 
 
+def first_of_shuffle(total: int, n: int) -> Tensor:
+    """Sorted indices [min(n, total)] of a random but fixed part of `total`."""
+    return torch.randperm(total, generator=torch.Generator().manual_seed(0))[:n].sort().values
+
+
 @dataclass
 class MemoryPool(Dataset):
     """Images of one size, held as uint8 [M, 3, H, W] with labels [M]; on the device, no loader in the way."""
@@ -50,7 +55,7 @@ class MemoryPool(Dataset):
 
     def limit(self, n: int) -> "MemoryPool":
         """The pool's first n of a fixed shuffle; another fingerprint, for results kept out of tables."""
-        keep = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:n].sort().values
+        keep = first_of_shuffle(len(self), n)
         return MemoryPool(self.images[keep], self.labels[keep], self.classes, f"{self.fingerprint}:{len(keep)}")
 
     def to(self, device: torch.device) -> "MemoryPool":
@@ -78,6 +83,12 @@ class FolderPool(Dataset):
 
     def __len__(self) -> int:
         return len(self.folder)
+
+    def limit(self, n: int) -> "FolderPool":
+        """The folder's first n of a fixed shuffle; another fingerprint, for results kept out of tables."""
+        self.folder.samples = [self.folder.samples[i] for i in first_of_shuffle(len(self), n)]
+        self.fingerprint += f":{len(self)}"
+        return self
 
     def __getitem__(self, item: tuple[int, int]) -> dict:
         """item (image, draw number) -> {"images": {view: uint8 [3, size, size]}, "labels": int}."""

@@ -2,6 +2,7 @@
 import contextlib
 import logging
 import os
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -62,15 +63,19 @@ class Runner(_Runner):
 
 @contextlib.contextmanager
 def quiet(log_file: Path):
-    """Send third-party warnings and C++ chatter to a log file instead of the console."""
+    """Send what third parties print and warn of to a log file; `CONSOLE` goes on writing to the console."""
     log_file.parent.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    with open(log_file, "a") as log, warnings.catch_warnings():
+    with open(log_file, "a", buffering=1) as log, warnings.catch_warnings():
         def show(message, category, filename, lineno, file=None, line=None):
             log.write(warnings.formatwarning(message, category, filename, lineno, line))
         warnings.simplefilter("default")
         warnings.showwarning = show
-        yield
+        CONSOLE.file = sys.stdout
+        try:
+            with contextlib.redirect_stdout(log):
+                yield
+        finally:
+            CONSOLE.file = None
 
 
 @HOOKS.register_module()

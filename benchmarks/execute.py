@@ -1,0 +1,134 @@
+"""Carries out a plan: pretrain what is not cached, transfer what has no result, rebuild and print the tables."""
+import json
+import os
+from pathlib import Path
+
+from mmengine import dist
+
+from benchmarks import data as datasets
+from benchmarks.plan import Plan
+from benchmarks.transfer import protocol_of, transfer
+from detco import checkpoint as checkpoints
+from detco import engine
+from detco.config import digest
+from detco.files import sha256
+from detco.pool import FolderPool, MemoryPool
+from detco.runner import CONSOLE
+from leaderboard import build, record, tables
+
+
+def execute(plan: Plan) -> int:
+    """Run a plan; 0 when every row has its result. Raises what its parts raise, each in one line."""
+    arguments = plan.arguments
+    launcher = "pytorch" if "LOCAL_RANK" in os.environ else "none"
+    if launcher != "none":
+        dist.init_dist(launcher)
+    say(plan.note or f"scale {plan.scale}: {plan.scale_config['description']}")
+    rows = {method: pretrained(plan, method, launcher) for method in plan.methods}
+    if arguments.checkpoint:
+        rows[arguments.name] = own_checkpoint(plan)
+    if arguments.pretrain_only:
+        for name, path in rows.items():
+            say(f"{name}: {path}")
+        return 0
+    for task in plan.tasks:
+        records = [transferred(plan, name, path, task, seed, launcher)
+                   for name, path in rows.items() for seed in arguments.seed]
+        if dist.is_main_process():
+            report(plan, records)
+    return 0
+
+
+def say(text: str) -> None:
+    """Print on rank 0."""
+    if dist.is_main_process():
+        CONSOLE.print(text, markup=False, soft_wrap=True)
+
+
+def load_pool(plan: Plan, config: dict) -> MemoryPool | FolderPool:
+    """The scale's pool in memory, or the folder of its images; drawn first where the scale draws it."""
+    if dist.is_main_process():
+        datasets.pool_for(plan.scale, plan.arguments.data_root)
+    dist.barrier()
+    path = datasets.pool_for(plan.scale, plan.arguments.data_root)
+    if path.is_file():
+        return MemoryPool.load(path)
+    return FolderPool(path, engine.build(config, num_classes=1).view_specs, plan.arguments.pretrain_seed)
+
+
+def pretrained(plan: Plan, method: str, launcher: str) -> Path:
+    """The checkpoint of a method at the plan's scale, pretrained unless it is cached."""
+    arguments, config = plan.arguments, plan.pretraining(method)
+    pool = load_pool(plan, config)
+    if arguments.limit and config["schedule"]["epochs"]:
+        config["schedule"]["epochs"] = 1
+        pool = pool.limit(arguments.limit * config["schedule"]["batch"])
+    identity = engine.identity(config, pool.fingerprint, arguments.pretrain_seed)
+    work_dir = arguments.work_dir / "pretrain" / plan.scale / f"{method}-{identity[:12]}"
+    return engine.pretrain(config, pool, work_dir, arguments.pretrain_seed, arguments.resume, launcher,
+                           arguments.tensorboard)
+
+
+def own_checkpoint(plan: Plan) -> Path:
+    """Somebody's checkpoint, brought into the suite's format under its row's name."""
+    arguments = plan.arguments
+    stated = {"channel_order": arguments.channel_order, "stride": arguments.stride}
+    loaded = checkpoints.load(arguments.checkpoint, **{k: v for k, v in stated.items() if v})
+    path = arguments.work_dir / "checkpoints" / f"{arguments.name}-{sha256(arguments.checkpoint)[:12]}.safetensors"
+    if dist.is_main_process():
+        checkpoints.save(path, loaded.state, loaded.metadata | {"method": arguments.name})
+        say(f"{arguments.checkpoint}: a {loaded.metadata['arch']}, {len(loaded.state)} tensors loaded, "
+            f"{len(loaded.ignored)} left aside (heads, twins)")
+    dist.barrier()
+    return path
+
+
+def transferred(plan: Plan, name: str, checkpoint: Path, task: str, seed: int, launcher: str) -> dict:
+    """The record of one row, run unless the work folder holds it already; filed in the leaderboard."""
+    arguments = plan.arguments
+    coco = datasets.coco_for(plan.scale, task, arguments.data_root)
+    protocol = protocol_of(task, plan.scale, plan.scale_config["arch"], coco.classes, plan.overrides(task),
+                           arguments.schedule)
+    key = digest([protocol.fingerprint, coco.fingerprint, sha256(checkpoint), arguments.no_load, arguments.limit])
+    work_dir = arguments.work_dir / "transfer" / plan.scale / task / f"{name}-seed{seed}-{key[:12]}"
+    stored = work_dir / "result.json"
+    if stored.is_file() and not arguments.force:
+        say(f"{name}, {task}, seed {seed}: reused from {stored} (--force runs it again)")
+        result = json.loads(stored.read_text())
+    else:
+        result = transfer(protocol, coco, name, seed, checkpoint, work_dir, launcher=launcher,
+                          resume=arguments.resume and not arguments.force, load=not arguments.no_load,
+                          limit=arguments.limit, workers=_workers(arguments.workers))
+    if not (arguments.limit or arguments.no_load) and dist.is_main_process():
+        record.write(arguments.results, result)
+    return result
+
+
+def _workers(asked: int | None) -> int:
+    """Loader processes: on the CPU none, since they would take the cores from the detector."""
+    import torch
+
+    return asked if asked is not None else 4 * torch.cuda.is_available()
+
+
+def report(plan: Plan, records: list[dict]) -> None:
+    """Print the new rows beside those already there, rebuild the leaderboard, say where everything lies."""
+    arguments = plan.arguments
+    shortened = bool(arguments.limit or arguments.no_load)
+    shown = records
+    if not shortened:
+        first = records[0]
+        shown = [r for r in record.read_all(arguments.results)
+                 if all(r[k] == first[k] for k in ("scale", "task", "task_version", "schedule"))]
+    CONSOLE.print()
+    CONSOLE.print(tables.format_rows(shown, highlight=records[0]["method"]), markup=False, soft_wrap=True)
+    if arguments.compare:
+        CONSOLE.print("\n" + tables.format_comparison(shown, arguments.compare), markup=False, soft_wrap=True)
+    CONSOLE.print()
+    if shortened:
+        say("shortened or unloaded run: kept out of the leaderboard")
+    else:
+        page = arguments.results.parent / "LEADERBOARD.md"
+        record.write_text(page, build.build(arguments.results))
+        say(f"results      {arguments.results}\nleaderboard  {page}")
+    say(f"logs, checkpoints and detections  {arguments.work_dir.resolve()}")

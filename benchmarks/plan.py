@@ -1,0 +1,126 @@
+"""What a command line means: methods, tasks and seeds resolved into configs and data. Light until it must read."""
+import argparse
+import ast
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks import data as datasets
+from benchmarks.task import task_names
+from detco import config
+from detco.registry import METHODS, nearest
+
+SCALES = ("mini", "small", "paper")
+RESULTS = config.CONFIGS.parent / "leaderboard" / "results"
+
+
+@dataclass
+class Plan:
+    """A resolved command line."""
+
+    arguments: argparse.Namespace
+    scale: str
+    methods: list[str]
+    tasks: list[str]
+    scale_config: dict[str, Any] = field(repr=False)
+    note: str = ""
+
+    def pretraining(self, method: str) -> dict:
+        """The resolved pretraining config of a method at this scale."""
+        changes = dict(self.scale_config["pretrain"].get(method, {}))
+        return config.override(config.load(config.CONFIGS / "pretrain" / f"{method}.py"), changes)
+
+    def overrides(self, task: str) -> dict:
+        """The scale's dotted changes to a task, `--limit` included."""
+        changes = dict(self.scale_config["tasks"].get(task, {}))
+        if self.scale != "paper" and task not in self.scale_config["tasks"]:
+            raise ValueError(f"task {task}: the {self.scale} scale does not define it; add it to configs/scales/{self.scale}.py")
+        if limit := self.arguments.limit:
+            changes["schedules"] = {"limit": dict(iterations=limit, milestones=[])}
+            changes["warmup.iterations"] = min(changes.get("warmup.iterations", 1000), max(1, limit // 2))
+            changes["precise_bn.iterations"] = min(changes.get("precise_bn.iterations", 200), limit)
+        return changes
+
+    def describe(self) -> str:
+        """The plan and every resolved config, for `--dry-run`; reads no images."""
+        from benchmarks.transfer import protocol_of
+
+        lines = [f"scale {self.scale}: {self.scale_config['description']}"]
+        rows = [self.arguments.name] if self.arguments.checkpoint else self.methods
+        lines += [f"run: {row}, {task}, seed {seed}" for row in rows for task in self.tasks
+                  for seed in self.arguments.seed]
+        configs = {f"pretrain {m}": self.pretraining(m) for m in self.methods}
+        for task in self.tasks:
+            classes = datasets.classes_of(self.scale, task, self.arguments.data_root)
+            protocol = protocol_of(task, self.scale, self.scale_config["arch"], classes, self.overrides(task),
+                                   self.arguments.schedule)
+            configs[f"task {task}, fingerprint {protocol.fingerprint[:12]}"] = protocol.config
+        for title, resolved in configs.items():
+            lines += ["", f"{title}:", json.dumps(resolved, indent=1)]
+        return "\n".join(lines)
+
+
+def make(arguments: argparse.Namespace) -> Plan:
+    """Resolve a command line. Raises ValueError, with the nearest names, for what does not exist."""
+    methods = _names("method", arguments.method, list(METHODS))
+    tasks = _names("task", arguments.task, task_names())
+    if arguments.checkpoint and methods:
+        raise ValueError("--checkpoint is a row of its own: leave --method out, or run it separately")
+    if arguments.checkpoint and not arguments.name:
+        raise ValueError("--checkpoint needs --name, the name of its row")
+    if arguments.checkpoint and arguments.name in METHODS:
+        raise ValueError(f"--name {arguments.name}: a method of this suite has that name; choose another")
+    if not methods and not arguments.checkpoint:
+        raise ValueError(f"nothing to run: give --method ({', '.join(METHODS)}, all) or --checkpoint FILE --name NAME")
+    if arguments.limit is not None and arguments.limit < 1:
+        raise ValueError(f"--limit {arguments.limit}: give 1 or more")
+    if arguments.schedule and arguments.limit:
+        raise ValueError("--limit shortens the schedule: leave --schedule out")
+    found = datasets.available(arguments.data_root)
+    scale, note = (arguments.scale, "") if arguments.scale else _choose(found, arguments.data_root)
+    path = config.CONFIGS / "scales" / f"{scale}.py"
+    scale_config = config.load(path) | {"description": _headline(path)}
+    if arguments.compare and arguments.compare not in METHODS:
+        known = {path.stem.rsplit("-seed", 1)[0] for path in arguments.results.glob(f"{scale}/**/*.json")}
+        if arguments.compare not in known:
+            raise ValueError(nearest("method", arguments.compare, sorted(known | set(METHODS))))
+    return Plan(arguments, scale, methods, tasks, scale_config, note)
+
+
+def _names(kind: str, given: list[str], known: list[str]) -> list[str]:
+    if given == ["all"]:
+        return known
+    for name in given:
+        if name not in known:
+            raise ValueError(nearest(kind, name, [*known, "all"]))
+    return list(dict.fromkeys(given))
+
+
+def _choose(found: dict[str, datasets.Found], data_root: Path) -> tuple[str, str]:
+    """The scale to run where none is named, and the line that announces it."""
+    if not found["paper"].ready:
+        return "mini", f"no COCO under {data_root}: the mini scale runs, on images the package draws"
+    import torch
+
+    if not torch.cuda.is_available():
+        return "mini", "COCO found but no GPU: the mini scale runs; --scale paper insists"
+    return "paper", f"COCO found under {data_root}: the paper scale runs"
+
+
+def _headline(path: Path) -> str:
+    """First line of a config's docstring, or of its leading comment, without running it."""
+    text = path.read_text(encoding="utf-8")
+    docstring = ast.get_docstring(ast.parse(text))
+    return (docstring or text.lstrip("# ")).splitlines()[0]
+
+
+def listing(data_root: Path) -> str:
+    """Methods, tasks, scales and the data found; reads file names only."""
+    lines = []
+    for title, folder, names in (("methods", "pretrain", METHODS), ("tasks", "tasks", task_names()),
+                                 ("scales", "scales", SCALES)):
+        lines += [title] + [f"  {name:<20} {_headline(config.CONFIGS / folder / f'{name}.py')}" for name in names]
+    lines += [f"data under {data_root}"]
+    lines += [f"  {scale:<20} {found}" for scale, found in datasets.available(data_root).items()]
+    return "\n".join(lines)

@@ -1,0 +1,111 @@
+"""The main job: pretrain methods, transfer them to tasks, record the results, rebuild the leaderboard.
+
+    python benchmarks/run.py --method detco --task coco_maskrcnn_c4
+    python benchmarks/run.py --method all --seed 0 1 2 --compare moco_v2
+    python benchmarks/run.py --checkpoint mine.pth --name mine --task coco_maskrcnn_c4
+    torchrun --nproc_per_node 8 benchmarks/run.py --scale paper --method detco
+"""
+import argparse
+import errno
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from benchmarks import plan as plans
+from detco.registry import METHODS
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = p.add_argument_group("what to run")
+    what.add_argument("--method", nargs="+", default=[], metavar="M", help=f"{', '.join(METHODS)}, or all")
+    what.add_argument("--task", nargs="+", default=["coco_maskrcnn_c4"], metavar="T",
+                      help="tasks of configs/tasks, or all (default: coco_maskrcnn_c4)")
+    what.add_argument("--scale", choices=plans.SCALES,
+                      help="default: paper where COCO, ImageNet and a GPU are found, else mini")
+    what.add_argument("--schedule", help="paper scale: 12k, 1x or 2x (default: 1x)")
+    what.add_argument("--seed", nargs="+", type=int, default=[0], metavar="K", help="seeds of the transfer (default: 0)")
+    what.add_argument("--pretrain-seed", type=int, default=0, metavar="K", help="seed of the pretraining (default: 0)")
+    what.add_argument("--checkpoint", type=Path, metavar="FILE", help="evaluate a checkpoint of your own")
+    what.add_argument("--name", help="the row's name for --checkpoint")
+    what.add_argument("--channel-order", choices=("RGB", "BGR"), help="for --checkpoint, where the file does not say")
+    what.add_argument("--stride", choices=("pytorch", "caffe"), help="for --checkpoint, where the file does not say")
+    what.add_argument("--compare", metavar="M", help="print differences to this method, paired by seed")
+    where = p.add_argument_group("where")
+    where.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="default: data")
+    where.add_argument("--work-dir", type=Path, default=Path("work_dirs"), metavar="DIR", help="default: work_dirs")
+    where.add_argument("--results", type=Path, default=plans.RESULTS, metavar="DIR", help="default: leaderboard/results")
+    how = p.add_argument_group("how")
+    how.add_argument("--list", action="store_true", help="show methods, tasks, scales and the data found")
+    how.add_argument("--dry-run", action="store_true", help="print the resolved plan and configs, run nothing")
+    how.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True,
+                     help="go on where an interrupted run stopped (default)")
+    how.add_argument("--force", action="store_true", help="run again what has a result")
+    how.add_argument("--limit", type=int, metavar="N",
+                     help="shorten: N pool images, N pretraining steps, N training iterations, N evaluation images; "
+                          "the result is shown but kept out of the leaderboard")
+    how.add_argument("--pretrain-only", action="store_true", help="stop after pretraining")
+    how.add_argument("--no-load", action="store_true",
+                     help="leave the backbone as initialised: shows that loading matters; kept out of the leaderboard")
+    how.add_argument("--workers", type=int, metavar="N", help="loader processes (default: none on CPU, else 4 a GPU)")
+    how.add_argument("--tensorboard", action="store_true", help="write TensorBoard files of the pretraining too")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run; the exit status: 0 well, 2 bad input or a run that failed, 130 stopped by the user."""
+    arguments = parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        if arguments.list:
+            print(plans.listing(arguments.data_root))
+            return 0
+        plan = plans.make(arguments)
+        if arguments.dry_run:
+            print(plan.describe())
+            return 0
+        from benchmarks.execute import execute  # late: imports torch and mmdet
+
+        return execute(plan)
+    except KeyboardInterrupt:
+        print("\nstopped; nothing computed is lost: the same command goes on from here", file=sys.stderr)
+        return 130
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return fail("the disk is full; what was computed is kept: free some space and run the same command again"
+                    if full else str(error))
+    except (ValueError, RuntimeError) as error:
+        if type(error) in (ValueError, RuntimeError) and not is_ours(error):
+            return unforeseen(error, arguments.work_dir)
+        return fail(str(error))
+    except Exception as error:  # noqa: BLE001 - users see one line, developers the file
+        return unforeseen(error, arguments.work_dir)
+
+
+def is_ours(error: Exception) -> bool:
+    """Whether this suite raised the error itself, so that its text is written for the user."""
+    frames = traceback.extract_tb(error.__traceback__)
+    root = str(Path(__file__).resolve().parent.parent)
+    return frames[-1].filename.startswith(root) and "site-packages" not in frames[-1].filename
+
+
+def fail(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def unforeseen(error: Exception, work_dir: Path) -> int:
+    """One line for what nobody foresaw, the traceback in a file."""
+    work_dir.mkdir(parents=True, exist_ok=True)
+    path = work_dir / f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    path.write_text("".join(traceback.format_exception(error)))
+    first = (str(error).strip().splitlines() or [""])[0][:200]
+    return fail(f"{type(error).__name__}: {first} (details in {path})")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

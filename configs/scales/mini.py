@@ -1,0 +1,52 @@
+"""Images the package draws itself; a laptop CPU, minutes. Checks the pipeline: its scores are not science."""
+arch = "resnet18"
+# Dotted changes to configs/pretrain/<method>.py. Sizes and counts shrink; the structure does not.
+pretrain = dict(
+    detco={
+        "method.arch": arch,
+        "method.global_view": dict(size=48, area=(0.2, 1.0), blur_sigma=(0.1, 0.5)),
+        "method.local_view": dict(size=54, area=(0.6, 1.0), grid=3, patch=14, blur_sigma=(0.1, 0.5)),
+        "method.bank_size": 1024,
+        "method.momentum": 0.99,  # the twin's memory in steps, at a few hundred of them
+        "optimizer.lr": 0.02,
+        "schedule.epochs": 4,
+        "schedule.batch": 32,
+    },
+    moco_v2={
+        "method.arch": arch,
+        "method.global_view": dict(size=48, area=(0.2, 1.0), blur_sigma=(0.1, 0.5)),
+        "method.bank_size": 1024,
+        "method.momentum": 0.99,
+        "optimizer.lr": 0.02,
+        "schedule.epochs": 4,
+        "schedule.batch": 32,
+    },
+    supervised={
+        "method.arch": arch,
+        "method.global_view": dict(size=48, area=(0.2, 1.0), jitter_p=0.0, grey_p=0.0, blur_p=0.0),
+        "optimizer.lr": 0.01,
+        "schedule": dict(epochs=4, batch=32, policy="cosine"),
+    },
+    random_init={"method.arch": arch},
+)
+# Dotted changes to configs/tasks/<task>.py.
+tasks = dict(
+    coco_maskrcnn_c4={
+        "data.short_sides": [144, 152, 160, 168, 176],
+        "data.max_side": 224,
+        "data.test_short_side": 160,
+        "data.test_max_side": 224,
+        "data.total_batch": 2,
+        "model.rpn_head.anchor_generator.scales": [1, 2, 4, 6, 8],
+        "model.train_cfg.rpn.sampler.num": 64,
+        "model.train_cfg.rpn_proposal.nms_pre": 500,
+        "model.train_cfg.rpn_proposal.max_per_img": 100,
+        "model.train_cfg.rcnn.sampler.num": 16,
+        "model.test_cfg.rpn.nms_pre": 500,
+        "model.test_cfg.rpn.max_per_img": 30,
+        "schedules": {"mini": dict(iterations=150, milestones=[120])},
+        "warmup.iterations": 20,
+        "optimizer.optimizer.lr": 0.01,
+        "precise_bn.iterations": 20,
+    },
+)

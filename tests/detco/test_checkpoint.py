@@ -1,0 +1,153 @@
+"""The checkpoint format, and the doors to everybody else's."""
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from detco import checkpoint
+from detco.checkpoint import CheckpointError
+from detco.views import MEAN, STD
+
+
+@pytest.fixture(scope="module")
+def weights():
+    torch.manual_seed(0)
+    return torchvision.models.resnet18(weights=None).state_dict()
+
+
+def without_fc(state):
+    return {key: value for key, value in state.items() if not key.startswith("fc.")}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_what_is_saved_is_what_is_loaded_with_its_metadata(weights, tmp_path):
+    path = checkpoint.save(tmp_path / "a.safetensors", without_fc(weights), dict(arch="resnet18", method="detco", seed=3))
+    loaded = checkpoint.load(path)
+    assert same(loaded.state, without_fc(weights)) and not loaded.ignored
+    assert loaded.metadata["channel_order"] == "RGB" and loaded.metadata["stride"] == "pytorch"
+    assert (loaded.metadata["method"], loaded.metadata["seed"], loaded.metadata["parent"]) == ("detco", 3, None)
+
+
+WRAPPERS = {
+    "torchvision": lambda w: dict(w),
+    "moco": lambda w: {"state_dict": {f"module.encoder_q.{k}": v for k, v in w.items()}
+                       | {f"module.encoder_k.{k}": v + 1 for k, v in w.items()}
+                       | {"module.queue": torch.zeros(4, 2)}},
+    "lightly": lambda w: {"state_dict": {f"backbone.{k}": v for k, v in without_fc(w).items()}
+                          | {f"backbone_momentum.{k}": v + 1 for k, v in without_fc(w).items()}
+                          | {"projection_head.layers.0.weight": torch.zeros(2, 2)}},
+    "mmpretrain": lambda w: {"state_dict": {f"backbone.{k}": v for k, v in without_fc(w).items()}
+                             | {"head.fc.weight": torch.zeros(2, 2)}, "meta": {"epoch": 3}},
+}
+
+
+@pytest.mark.parametrize("style", WRAPPERS)
+def test_others_state_dicts_are_read_and_what_is_left_aside_is_told(style, weights, tmp_path):
+    tree = WRAPPERS[style](weights)
+    torch.save(tree, tmp_path / "a.pth")
+    loaded = checkpoint.load(tmp_path / "a.pth")
+    assert same(loaded.state, without_fc(weights))
+    assert len(loaded.ignored) == len(tree.get("state_dict", tree)) - len(loaded.state)
+    assert loaded.metadata["arch"] == "resnet18" and len(loaded.metadata["parent"]) == 64
+
+
+@pytest.mark.parametrize("style", ["torchvision", "detectron2"])
+def test_export_comes_back(style, weights, tmp_path):
+    path = checkpoint.save(tmp_path / "a.safetensors", without_fc(weights), {})
+    out = tmp_path / {"torchvision": "b.pth", "detectron2": "b.pkl"}[style]
+    assert checkpoint.main([str(path), "--export", str(out), "--style", style]) == 0
+    ours, theirs = checkpoint.load(path).state, checkpoint.load(out).state
+    assert same({k: v for k, v in ours.items() if "num_batches" not in k},
+                {k: v for k, v in theirs.items() if "num_batches" not in k})
+
+
+def test_detectron2_names_are_its_own(weights, tmp_path):
+    checkpoint.export(checkpoint.Checkpoint(without_fc(weights), {}), tmp_path / "b.pkl", "detectron2")
+    names = pickle.loads((tmp_path / "b.pkl").read_bytes())["model"]
+    assert {"stem.conv1.weight", "stem.conv1.norm.running_mean", "res2.0.conv1.norm.bias",
+            "res4.0.shortcut.weight", "res4.0.shortcut.norm.weight"} <= set(names)
+    assert all(isinstance(value, np.ndarray) for value in names.values())
+
+
+@pytest.mark.parametrize("change, line", [
+    (lambda w: w.pop("layer3.1.bn2.weight"), "1 keys of a resnet18 missing: layer3.1.bn2.weight"),
+    (lambda w: w.update({"layer3.1.extra": torch.zeros(1)}), "not explained: layer3.1.extra"),
+    (lambda w: w.update({"bn1.weight": torch.zeros(3)}), "another shape: bn1.weight"),
+    (lambda w: [w.pop(k) for k in list(w) if k.startswith("layer4.1")], "blocks .2, 2, 2, 1. are none of"),
+    (lambda w: w.pop("conv1.weight"), "no ResNet in it"),
+])
+def test_a_key_too_few_or_too_many_is_one_clear_line(change, line, weights, tmp_path):
+    state = dict(weights)
+    change(state)
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=line) as error:
+        checkpoint.load(tmp_path / "a.pth")
+    assert "\n" not in str(error.value) and "a.pth" in str(error.value)
+
+
+def test_truncated_absent_and_foreign_files_are_one_clear_line(weights, tmp_path, capsys):
+    path = checkpoint.save(tmp_path / "a.safetensors", without_fc(weights), {})
+    torch.save(weights, tmp_path / "a.pth")
+    for name in ("a.safetensors", "a.pth"):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:100_000])
+    (tmp_path / "b.pth").write_text("hello")
+    torch.save([1, 2], tmp_path / "c.pth")
+    for name in ("a.safetensors", "a.pth", "b.pth", "c.pth", "absent.pth"):
+        assert checkpoint.main([str(tmp_path / name)]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and name in lines[0]
+    assert path.exists()
+
+
+class Bomb:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('ran')",))
+
+
+@pytest.mark.parametrize("suffix", ["pkl", "pth"])
+def test_pickles_run_no_code(suffix, tmp_path):
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "pkl":
+        path.write_bytes(pickle.dumps({"model": Bomb()}))
+    else:
+        torch.save({"model": Bomb()}, path)
+    with pytest.raises(CheckpointError):
+        checkpoint.load(path)
+
+
+def test_channel_order_and_scale_are_converted_exactly(weights, tmp_path):
+    """A network trained on BGR in [0, 255] with std 1 (caffe's) sees the same first features in the protocol."""
+    torch.save(weights, tmp_path / "a.pth")
+    path = tmp_path / "a.pth"
+    loaded = checkpoint.load(path, channel_order="BGR", mean=[MEAN[2], MEAN[1], MEAN[0]], std=[1 / 255] * 3)
+    converted = checkpoint.to_protocol(loaded, path)["conv1.weight"]
+    rgb = torch.rand(1, 3, 32, 32)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
+    theirs = torch.conv2d(((rgb - mean) * 255).flip(1), weights["conv1.weight"])
+    ours = torch.conv2d((rgb - mean) / std, converted)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("meta, line", [(dict(stride="caffe"), "stride"), (dict(mean=[0.5] * 3), "mean")])
+def test_what_cannot_be_converted_is_refused(meta, line, weights, tmp_path):
+    torch.save(weights, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=line):
+        checkpoint.to_protocol(checkpoint.load(tmp_path / "a.pth", **meta), tmp_path / "a.pth")
+
+
+def test_failed_write_leaves_the_old_file(weights, tmp_path, monkeypatch):
+    path = checkpoint.save(tmp_path / "a.safetensors", without_fc(weights), dict(seed=1))
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError):
+        checkpoint.save(path, without_fc(weights), dict(seed=2))
+    assert checkpoint.load(path).metadata["seed"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]

@@ -1,0 +1,122 @@
+"""Ranks: two or three gloo processes give what one process gives."""
+import pytest
+import torch
+from torch import distributed, multiprocessing, nn
+
+from detco.detco import DetCo
+from detco.distributed import SyncBatchNorm2d, own, shuffled, synchronise_batch_norm
+
+RANKS = 2
+
+
+def _worker(rank, ranks, store, job, out):
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
+    try:
+        torch.save(job(rank, ranks), f"{out}.{rank}")
+    finally:
+        distributed.destroy_process_group()
+
+
+def run_ranks(job, ranks, tmp_path):
+    out = tmp_path / "out"
+    multiprocessing.start_processes(_worker, (ranks, tmp_path / "store", job, out), ranks, start_method="spawn")
+    return [torch.load(f"{out}.{rank}") for rank in range(ranks)]
+
+
+def _method(sync):
+    torch.manual_seed(0)
+    method = DetCo("resnet18", dict(size=32), dict(size=36, area=(0.6, 1.0), grid=3, patch=10), dim=8, bank_size=11,
+                   momentum=0.5, batch_norm="sync" if sync else "shuffle")
+    return synchronise_batch_norm(method, torch.device("cpu")) if sync else method
+
+
+def _views(n):
+    generator = torch.Generator().manual_seed(0)
+    whole = {f"global_{k}": torch.randn(n, 3, 32, 32, generator=generator) for k in "qk"}
+    return whole | {f"local_{k}": torch.randn(n, 9, 3, 10, 10, generator=generator) for k in "qk"}
+
+
+def _steps(method, views, ranks):
+    losses = []
+    optimizer = torch.optim.SGD(method.encoder.parameters(), 0.05)
+    for _ in range(3):
+        loss = sum(method.loss(views).values())
+        optimizer.zero_grad()
+        loss.backward()
+        for p in method.encoder.parameters():  # what DistributedDataParallel does
+            if ranks > 1:
+                distributed.all_reduce(p.grad)
+                p.grad /= ranks
+        optimizer.step()
+        method.after_step()
+        total = loss.detach().clone()
+        if ranks > 1:
+            distributed.all_reduce(total)
+        losses.append(total / ranks)
+    return torch.stack(losses), {name: bank.keys for name, bank in method.banks.items()}
+
+
+def _split_batch(rank, ranks):
+    views = {name: own(view) for name, view in _views(6).items()}
+    return _steps(_method(sync=True), views, ranks)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_with_parts_of_a_batch_equal_one_rank_with_the_whole_under_sync_bn(ranks, tmp_path):
+    alone_losses, alone_banks = _steps(_method(sync=True), _views(6), 1)
+    results = run_ranks(_split_batch, ranks, tmp_path)
+    for losses, banks in results:
+        torch.testing.assert_close(losses, alone_losses, rtol=1e-3, atol=1e-4)
+        for name, keys in banks.items():
+            torch.testing.assert_close(keys, alone_banks[name], rtol=1e-2, atol=1e-3)
+            assert torch.equal(keys, results[0][1][name])
+
+
+def _shuffle(rank, ranks):
+    images = torch.arange(4.0)[:, None] + 4 * rank
+    seen = []
+    generator = torch.Generator().manual_seed(rank)
+    [keys] = shuffled(lambda x: [seen.append(x.clone()) or x * 10], images, generator)
+    return keys, seen[0]
+
+
+def test_shuffled_keys_come_back_in_order_though_batches_were_mixed(tmp_path):
+    results = run_ranks(_shuffle, RANKS, tmp_path)
+    for keys, _ in results:
+        assert torch.equal(keys, torch.arange(8.0)[:, None] * 10)
+    assert torch.equal(torch.cat([seen for _, seen in results]).sort(0).values, torch.arange(8.0)[:, None])
+    assert not torch.equal(results[0][1], torch.arange(4.0)[:, None])
+
+
+def test_one_rank_shuffles_nothing_and_draws_nothing():
+    generator = torch.Generator().manual_seed(5)
+    state = generator.get_state()
+    [keys] = shuffled(lambda x: [x], torch.arange(4.0), generator)
+    assert torch.equal(keys, torch.arange(4.0)) and torch.equal(state, generator.get_state())
+
+
+def _sync_bn(rank, ranks):
+    torch.manual_seed(0)
+    x = torch.randn(6, 3, 4, 4) * 3 + 1
+    weight = torch.randn(6, 3, 4, 4)
+    layer = SyncBatchNorm2d(3)
+    mine = own(x).clone().requires_grad_()
+    out = layer(mine)
+    (out * own(weight)).sum().backward()
+    return out.detach(), mine.grad, layer.running_mean, layer.running_var
+
+
+def test_sync_batch_norm_is_batch_norm_over_the_whole_batch(tmp_path):
+    torch.manual_seed(0)
+    x = (torch.randn(6, 3, 4, 4) * 3 + 1).requires_grad_()
+    weight = torch.randn(6, 3, 4, 4)
+    layer = nn.BatchNorm2d(3)
+    out = layer(x)
+    (out * weight).sum().backward()
+    results = run_ranks(_sync_bn, RANKS, tmp_path)
+    for i, expected in enumerate((out.detach(), x.grad)):
+        torch.testing.assert_close(torch.cat([r[i] for r in results]), expected, rtol=1e-4, atol=1e-5)
+    for result in results:
+        torch.testing.assert_close(result[2], layer.running_mean)
+        torch.testing.assert_close(result[3], layer.running_var)

@@ -1,0 +1,153 @@
+"""The identities of DetCo: against MoCo v2, across ranks, for the loss, the banks and the twin."""
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from baselines.moco_v2 import MoCoV2
+from detco.bank import MemoryBank
+from detco.detco import DetCo
+from detco.loss import info_nce
+from detco.twin import MomentumTwin
+
+GLOBAL, LOCAL = dict(size=32, blur_sigma=(0.1, 0.5)), dict(size=36, area=(0.6, 1.0), grid=3, patch=10)
+
+
+def images(n=4, size=40, seed=0):
+    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def detco(**kwargs):
+    return DetCo("resnet18", GLOBAL, LOCAL, **{"bank_size": 20, "dim": 16, "momentum": 0.9} | kwargs)
+
+
+def step(method, optimizer, number, n=4):
+    method.seed_step(0, number, 0)
+    losses = method.loss(method.views({"images": images(n, seed=number)}))
+    optimizer.zero_grad()
+    total = sum(value for name, value in losses.items() if name.startswith("loss"))
+    total.backward()
+    gradient = [p.grad.clone() for p in method.encoder.parameters()]
+    optimizer.step()
+    method.after_step()
+    return total.detach(), gradient
+
+
+def test_detco_of_c5_and_g2g_alone_is_moco_v2_step_after_step():
+    torch.manual_seed(3)
+    one = detco(weights=(0, 0, 0, 1), terms=("g2g",))
+    torch.manual_seed(3)
+    two = MoCoV2("resnet18", GLOBAL, dim=16, bank_size=20, momentum=0.9)
+    optimizers = [torch.optim.SGD(m.encoder.parameters(), 0.05, 0.9, weight_decay=1e-4) for m in (one, two)]
+    for number in range(7):  # 28 keys: the banks of 20 wrap around
+        (loss_a, grad_a), (loss_b, grad_b) = (step(m, o, number) for m, o in zip((one, two), optimizers))
+        assert torch.equal(loss_a, loss_b)
+        assert all(torch.equal(a, b) for a, b in zip(grad_a, grad_b, strict=True))
+    assert torch.equal(one.banks["global_c5"].keys, two.bank.keys)
+
+
+@pytest.mark.parametrize("chunk", [3, 64])
+def test_fused_loss_is_cross_entropy_over_the_concatenated_logits(monkeypatch, chunk):
+    monkeypatch.setattr("detco.loss.CHUNK", chunk)
+    torch.manual_seed(0)
+    query, key, bank = (F.normalize(torch.randn(n, 8, dtype=torch.float64)) for n in (5, 5, 11))
+    fused, naive = query.clone().requires_grad_(), query.clone().requires_grad_()
+    weights = torch.rand(5, dtype=torch.float64)
+    a = info_nce(fused, key, bank, 0.2)
+    logits = torch.cat([(naive * key).sum(1, keepdim=True), naive @ bank.T], 1) / 0.2
+    b = F.cross_entropy(logits, torch.zeros(5, dtype=torch.long), reduction="none")
+    (a * weights).sum().backward()
+    (b * weights).sum().backward()
+    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(fused.grad, naive.grad, rtol=1e-12, atol=1e-12)
+
+
+def test_detco_loss_equals_its_definition_term_by_term():
+    torch.manual_seed(1)
+    method = detco(weights=(0.1, 0.4, 0.7, 1.0))
+    views = method.views({"images": images()})
+    for bank in method.banks.values():  # not the initial ones, and each different
+        bank.enqueue(F.normalize(torch.randn(7, 16)))
+    banks = {name: bank.keys.clone() for name, bank in method.banks.items()}
+    losses = method.loss(views)
+    keys = {k: method.twin.module(views[f"{k}_k"]) for k in ("global", "local")}
+    queries = {k: method.encoder(views[f"{k}_q"]) for k in ("global", "local")}
+    assert len(losses) == 12 and len(method.banks) == 8
+    for i, (level, weight) in enumerate(zip(("c2", "c3", "c4", "c5"), (0.1, 0.4, 0.7, 1.0))):
+        for term, q, k in (("g2g", "global", "global"), ("l2l", "local", "local"), ("g2l", "local", "global")):
+            logits = torch.cat([(queries[q][i] * keys[k][i]).sum(1, keepdim=True),
+                                queries[q][i] @ banks[f"{k}_{level}"].T], 1) / 0.2
+            expected = weight * F.cross_entropy(logits, torch.zeros(4, dtype=torch.long))
+            torch.testing.assert_close(losses[f"loss_{level}_{term}"], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("batches", [[3] * 9, [10, 10, 10], [4, 9, 2, 7], [23], [5, 31]])
+def test_bank_holds_exactly_the_last_keys_oldest_overwritten_first(batches):
+    bank = MemoryBank(10, 2)
+    start = bank.keys.clone()
+    stream = torch.arange(sum(batches), dtype=torch.float32)[:, None].expand(-1, 2)
+    for chunk in stream.split(batches):
+        bank.enqueue(chunk)
+    seen = torch.cat([start, stream])
+    slot = torch.arange(len(seen)) % 10  # the ring's slot of every key ever, the initial ones first
+    expected = torch.stack([seen[slot == i][-1] for i in range(10)])
+    assert torch.equal(bank.keys, expected)
+    assert int(bank.pointer) == sum(batches) % 10
+
+
+def test_negatives_are_the_banks_before_this_steps_keys_enter():
+    torch.manual_seed(0)
+    method = detco()
+    before = {name: bank.keys.clone() for name, bank in method.banks.items()}
+    method.loss(method.views({"images": images()}))
+    assert all(torch.equal(before[n], b.keys) for n, b in method.banks.items())
+    method.after_step()
+    assert all((before[n] != b.keys).any(1).sum() == 4 for n, b in method.banks.items())
+
+
+def test_twin_never_has_a_gradient_and_follows_by_m():
+    torch.manual_seed(0)
+    method = detco(momentum=0.75)
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], 0.1)
+    old = [p.clone() for p in method.twin.parameters()]
+    step(method, optimizer, 0)
+    new, query = list(method.twin.parameters()), list(method.encoder.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in new)
+    assert any((a != b).any() for a, b in zip(new, old))
+    for twin, before, follows in zip(new, old, query, strict=True):
+        torch.testing.assert_close(twin, 0.75 * before + 0.25 * follows.detach(), rtol=1e-5, atol=1e-7)
+
+
+def test_twin_keeps_batch_statistics_of_its_own():
+    encoder = nn.BatchNorm1d(3)
+    twin = MomentumTwin(encoder, 0.9)
+    encoder(torch.randn(8, 3) + 5)
+    twin.update(encoder)
+    assert torch.equal(twin.module.running_mean, torch.zeros(3))
+
+
+def test_eight_projectors_with_nine_patches_side_by_side():
+    method = detco()
+    for i, level in enumerate(("c2", "c3", "c4", "c5")):
+        assert method.encoder.projectors[f"global_{level}"][0].in_features == 64 << i
+        assert method.encoder.projectors[f"local_{level}"][0].in_features == 9 * 64 << i
+    method.eval()
+    views = method.views({"images": images(2)})
+    with torch.no_grad():
+        maps = method.encoder.backbone(views["local_q"].reshape(-1, 3, 10, 10))["c5"].mean((2, 3))
+        by_hand = torch.stack([torch.cat(list(maps[n * 9:n * 9 + 9])) for n in range(2)])
+        expected = F.normalize(method.encoder.projectors["local_c5"](by_hand))
+        torch.testing.assert_close(method.encoder(views["local_q"])[3], expected)
+
+
+@pytest.mark.parametrize("bad", [dict(terms=("g2x",)), dict(batch_norm="group"), dict(weights=(1.0, 1.0))])
+def test_bad_arguments_are_refused(bad):
+    with pytest.raises(ValueError):
+        detco(**bad)
+
+
+def test_published_size_of_an_image_is_173_percent_of_moco_v2():
+    ours = DetCo("resnet18", weights=(0, 0, 0, 1), bank_size=8)  # the paper's views
+    theirs = MoCoV2("resnet18", bank_size=8)
+    assert ours.pixels_per_image == 2 * 224**2 + 18 * 64**2
+    assert round(ours.pixels_per_image / theirs.pixels_per_image, 2) == 1.73

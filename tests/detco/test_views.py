@@ -1,0 +1,120 @@
+"""Views: the same distributions as torchvision's, drawn per sample in a batch."""
+import pytest
+import torch
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms.v2 import functional as F
+
+from detco.detco import DetCo
+from detco.views import MEAN, STD, View, color_jitter, gaussian_blur, hue, jigsaw, random_boxes
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("size", [(100, 100), (60, 200), (50, 400)])
+def test_boxes_are_distributed_as_random_resized_crop(size):
+    height, width = size
+    ours = random_boxes(4000, height, width, (0.2, 1.0), generator())
+    torch.manual_seed(0)
+    image = torch.empty(1, height, width)
+    theirs = torch.tensor([RandomResizedCrop.get_params(image, [0.2, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)])
+    top, left, h, w = theirs.double().unbind(1)
+    mine = torch.stack([ours[:, 1], ours[:, 0], ours[:, 3] - ours[:, 1], ours[:, 2] - ours[:, 0]], 1)
+    for a, b in zip(mine.unbind(1), (top, left, h, w)):
+        for q in (0.1, 0.25, 0.5, 0.75, 0.9):
+            assert abs(a.quantile(q) - b.quantile(q)) <= 0.03 * max(size), q
+    assert (ours >= 0).all() and (ours[:, 2] <= width).all() and (ours[:, 3] <= height).all()
+
+
+def test_crop_is_bilinear_resize_of_the_box(monkeypatch):
+    image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8, generator=generator())
+    box = torch.tensor([[10.0, 5.0, 42.0, 37.0]])
+    monkeypatch.setattr("detco.views.random_boxes", lambda *args: box)
+    ours = View(size=48).crop(image, generator())
+    theirs = F.resize(image[..., 5:37, 10:42].float() / 255, [48, 48], antialias=True)
+    assert (ours - theirs)[..., 2:-2, 2:-2].abs().max() < 1e-4  # at its edges RoIAlign sees beyond the box
+
+
+@pytest.mark.parametrize("shift", [-0.1, 0.03, 0.1, 0.5])
+def test_hue_is_torchvisions(shift):
+    x = torch.rand(3, 3, 16, 16, generator=generator())
+    x[0] = x[0, :1]  # greys have no hue
+    torch.testing.assert_close(hue(x, torch.full((3, 1, 1, 1), shift)), F.adjust_hue(x, shift), atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("i, adjust", enumerate([F.adjust_brightness, F.adjust_contrast, F.adjust_saturation]))
+def test_jitter_of_one_kind_is_torchvisions_with_a_factor_of_each_images_own(i, adjust):
+    x = torch.rand(6, 3, 8, 8, generator=generator())
+    strength = [0.0] * 4
+    strength[i] = 0.4
+    jittered = color_jitter(x, strength, generator(1))
+    factors = []
+    for image, ours in zip(x, jittered):
+        grid = torch.linspace(0.6, 1.4, 801)
+        errors = torch.stack([(adjust(image, float(f)) - ours).abs().max() for f in grid])
+        assert errors.min() < 2e-3
+        factors.append(grid[errors.argmin()])
+    assert torch.stack(factors).std() > 0.05
+
+
+def test_blur_is_torchvisions_with_a_sigma_of_each_images_own():
+    x = torch.rand(2, 3, 32, 32, generator=generator())
+    ours = gaussian_blur(x, torch.tensor([0.5, 2.0], dtype=torch.float64))
+    for i, sigma in enumerate((0.5, 2.0)):
+        torch.testing.assert_close(ours[i], F.gaussian_blur(x[i], [13, 13], [sigma, sigma]), atol=1e-4, rtol=0)
+
+
+def test_jigsaw_cuts_one_patch_of_each_cell_in_grid_order():
+    y, x = torch.meshgrid(torch.arange(255.0), torch.arange(255.0), indexing="ij")
+    image = torch.stack([y, x, y])[None].expand(40, -1, -1, -1)
+    patches = jigsaw(image, 3, 64, generator())
+    assert patches.shape == (40, 9, 3, 64, 64)
+    corner = patches[:, :, :2, 0, 0].view(40, 3, 3, 2)
+    offset = corner - 85 * torch.stack(torch.meshgrid(torch.arange(3), torch.arange(3), indexing="ij"), -1)
+    assert offset.min() == 0 and offset.max() == 21  # every offset from 0 to 21 pixels occurs, none beyond
+    assert torch.equal(patches[3, 4, 0], patches[3, 4, 0, 0, 0] + torch.arange(64.0)[:, None].expand(64, 64))
+
+
+def test_probabilities_and_normalisation():
+    plain = View(size=8, jitter_p=0, grey_p=0, blur_p=0, flip_p=0)
+    x = torch.rand(2, 3, 8, 8)
+    back = plain.finish(x, generator()) * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+    torch.testing.assert_close(back, x)
+    many = torch.rand(2000, 3, 2, 2, generator=generator(3))
+    flips = View(size=2, jitter_p=0, grey_p=0.2, blur_p=0, flip_p=0.0).finish(many, generator())
+    flat = flips * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+    assert 0.15 < (flat[:, 0] - flat[:, 1]).abs().amax((1, 2)).lt(1e-4).float().mean() < 0.25
+
+
+def test_views_are_drawn_independently_and_repeat_with_the_step():
+    method = DetCo("resnet18", dict(size=16), dict(size=18, area=(0.6, 1.0), grid=3, patch=5), bank_size=8)
+    images = {"images": torch.randint(0, 256, (3, 3, 40, 40), dtype=torch.uint8, generator=generator())}
+    method.seed_step(0, 5, 0)
+    first, again = method.views(images), method.views(images)
+    assert set(first) == {"global_q", "global_k", "local_q", "local_k"}
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["global_q"], first["global_k"])
+    assert not torch.equal(first["local_q"], first["local_k"])
+    method.seed_step(0, 6, 0)
+    assert not torch.equal(first["global_q"], method.views(images)["global_q"])
+
+
+def test_patches_get_photometric_draws_of_their_own():
+    view = View(size=36, grid=3, patch=10, jitter=(0.4, 0, 0, 0), jitter_p=1, grey_p=0, blur_p=0)
+    patches = view.finish(torch.full((1, 3, 36, 36), 0.5), generator())
+    assert patches[0, :, 0].mean((1, 2)).unique().numel() == 9
+
+
+@pytest.mark.parametrize("policy", ["imagenet", "rand"])
+def test_auto_augment_changes_images_and_repeats_with_the_generator(policy):
+    x = torch.rand(4, 3, 32, 32, generator=generator())
+    view = View(size=32, jitter_p=0, grey_p=0, blur_p=0, flip_p=0, auto_augment=policy)
+    ours = view.finish(x, generator(4))
+    assert torch.equal(ours, view.finish(x, generator(4)))
+    assert not torch.allclose(ours, View(size=32, jitter_p=0, grey_p=0, blur_p=0, flip_p=0).finish(x, generator(4)), atol=0.1)
+
+
+def test_a_patch_larger_than_its_cell_is_refused():
+    with pytest.raises(ValueError, match="does not fit"):
+        View(size=36, grid=3, patch=13)

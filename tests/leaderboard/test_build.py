@@ -1,0 +1,241 @@
+"""The page: order, marks, checks across rows, staleness, and the paper's block against its file."""
+import csv
+
+import pytest
+
+from leaderboard.__main__ import main
+from leaderboard.build import build
+from leaderboard.published import TABLES, published_tables
+from leaderboard.record import write
+from leaderboard.tables import first_difference, format_comparison, format_rows, metric_columns, tables
+
+ALL = ("random_init", "supervised", "moco_v2", "detco")
+
+
+@pytest.fixture
+def results(tmp_path, make):
+    """A folder with four methods and three seeds at the mini scale."""
+    for method in ALL:
+        for seed in range(3):
+            write(tmp_path / "results", make(method, seed))
+    return tmp_path / "results"
+
+
+def grid(text, heading):
+    """The cells of the first markdown table after `heading`: rows, header first, without the rule."""
+    lines = text.split(heading, 1)[1].split("\n")
+    start = next(i for i, line in enumerate(lines) if line.startswith("|"))
+    table = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        table.append([cell.strip().replace("\u00a0", " ") for cell in line.strip("|").split("|")])
+    return [table[0], *table[2:]]
+
+
+def scores(text, heading="## mini"):
+    header, *rows = grid(text, heading)
+    return {row[0]: dict(zip(header, row)) for row in rows}
+
+
+def test_rows_are_ordered_by_the_main_metric_and_hold_mean_spread_and_cost(results):
+    table = scores(build(results))
+    assert list(table) == ["detco", "moco_v2", "supervised", "random_init"]
+    assert list(table["detco"]) == [
+        "method", "bbox_AP", "bbox_AP50", "bbox_AP75", "segm_AP", "segm_AP50", "segm_AP75", "seeds",
+        "images seen", "encoder Gpixel", "device hours", "transfer min"]
+    # Seeds 0, 1, 2 score 24.0, 24.3, 24.6: mean 24.3, sd 0.3; 84, 85 and 86 seconds are 1.4 minutes.
+    assert list(table["detco"].values())[1:3] == ["24.3 ± 0.3", "40.3 ± 0.3"]
+    assert list(table["detco"].values())[7:] == ["3", "80.0k", "13.9", "0.05", "1.4"]
+    assert list(table["random_init"].values())[8:] == ["0", "0.0", "0.00", "1.4"]
+
+
+def test_another_main_metric_changes_order_and_columns(results, make):
+    metrics = {"bbox_AP": 90.0, "segm_AP": 1.0, "mIoU": 5.0}
+    for name, main_score in (("zzz", 9.0), ("aaa", 3.0)):
+        write(results, make(name, task="cityscapes_maskrcnn_fpn", main_metric="segm_AP",
+                            metrics=metrics | {"segm_AP": main_score}))
+    table = scores(build(results), "## mini · cityscapes_maskrcnn_fpn")
+    assert list(table) == ["zzz", "aaa"]
+    assert list(table["zzz"])[1:4] == ["segm_AP", "bbox_AP", "mIoU"]
+
+
+def test_a_single_seed_is_marked_and_explained(results, make):
+    assert "†" not in build(results)
+    write(results, make("byol", 0))
+    page = build(results)
+    assert scores(page)["byol"]["bbox_AP"] == "17.0 †"
+    assert "† one seed only" in page
+
+
+def test_a_missing_cell_is_a_dash_and_fewer_values_are_counted(results, make):
+    for seed in range(3):
+        metrics = {"bbox_AP": 10.0 + seed, "bbox_AP50": None if seed else 20.0, "segm_AP": seed or None}
+        write(results, make("byol", seed, metrics=metrics, checkpoint={"metadata": None}, cost={}))
+    row = scores(build(results))["byol"]
+    assert (row["bbox_AP"], row["bbox_AP50"], row["bbox_AP75"]) == ("11.0 ± 1.0", "20.0 † (n=1)", "—")
+    assert row["segm_AP"] == "1.5 ± 0.7 (n=2)"
+    assert list(row.values())[-4:] == ["—"] * 4
+
+
+def test_a_method_without_the_main_metric_comes_last(results, make):
+    write(results, make("byol", 0, metrics={"bbox_AP": None, "segm_AP": 80.0}))
+    assert list(scores(build(results)))[-1] == "byol"
+
+
+def test_an_unreliable_row_says_why(results, make):
+    write(results, make("detco", 1, unreliable="the loss was not finite\nat iteration 40"))
+    page = build(results)
+    assert "detco ‡" in scores(page)
+    assert "‡ unreliable, detco seed 1: the loss was not finite at iteration 40" in page
+
+
+def test_paired_differences_to_moco_v2_then_to_random_init(results):
+    rows = grid(build(results), "Differences paired by seed")[1:]
+    assert [row[:2] for row in rows] == [[metric, f"{method} - moco_v2"] for metric in ("bbox_AP", "segm_AP")
+                                         for method in ("detco", "supervised", "random_init")]
+    assert rows[1][2:] == ["-1.50", "0.00", "-1.50 … -1.50", "clear", "3", "—"]
+    for path in results.rglob("moco_v2-*.json"):
+        path.unlink()
+    assert "detco - random_init" in build(results)
+    for path in results.rglob("random_init-*.json"):
+        path.unlink()
+    assert "Differences" not in build(results)
+
+
+def test_unpaired_seeds_are_named(results, make):
+    write(results, make("detco", 7))
+    _, first, *_ = grid(build(results), "Differences paired by seed")
+    assert first[-2:] == ["3", "7"]
+
+
+def test_provenance_names_code_data_and_device(results, make):
+    environment = {"versions": {"torch": "2.4.0"}, "commit": "f" * 40, "dirty": True}
+    write(results, make("detco", 0, environment=environment, cost={"device": "NVIDIA H200"}))
+    page = build(results)
+    assert f"protocol `{make()['protocol_fingerprint'][:12]}`, data `dddddddddddd`" in page
+    assert "commit `0123456789ab`; `ffffffffffff` (dirty)" in page
+    assert "torch 2.15.0; 2.4.0, mmdet 3.3.0; —" in page
+    assert "device NVIDIA H200; cpu" in page
+
+
+def test_mixed_protocols_stop_the_build_and_name_the_field(results, make, capsys):
+    changed = make("supervised", 1)
+    changed["config"]["protocol"]["model"]["train_cfg"]["rcnn"]["num"] = 512
+    write(results, changed | {"protocol_fingerprint": "a" * 64})
+    with pytest.raises(ValueError, match=r"detco seed 0 and supervised seed 1 differ in protocol: "
+                                         r"model\.train_cfg\.rcnn\.num: 64 != 512; "):
+        build(results)
+    page = results.parent / "page.md"
+    assert main(["--results", str(results), "--output", str(page)]) == 2
+    error = capsys.readouterr().err
+    assert "rcnn.num: 64 != 512" in error and error.count("\n") == 1 and not page.exists()
+    write(results, changed | {"protocol_fingerprint": "a" * 64, "config": {}})
+    with pytest.raises(ValueError, match=r"differ in protocol: config: .* != None"):
+        build(results)
+
+
+def test_mixed_data_stops_the_build(results, make):
+    write(results, make("supervised", 1, data_fingerprint="c" * 64))
+    with pytest.raises(ValueError, match="differ in data: data_fingerprint d{12} != c{12}"):
+        build(results)
+
+
+def test_versions_scales_and_schedules_never_share_a_table(make):
+    records = [make(scale="mini"), make(scale="small"), make(task_version=2, protocol_fingerprint="a" * 64),
+               make(scale="paper", schedule="12k"), make(scale="paper", schedule="1x"), make("moco_v2")]
+    found = tables(records)
+    assert [(scale, version, schedule) for scale, _, version, schedule in found] == [
+        ("paper", 1, "12k"), ("paper", 1, "1x"), ("small", 1, "mini"), ("mini", 1, "mini"),
+        ("mini", 2, "mini")]
+    assert len(found["mini", "coco_maskrcnn_c4", 1, "mini"]) == 2
+
+
+@pytest.mark.parametrize(("a", "b", "expected"), [
+    ({"m": {"num": 512}}, {"m": {"num": 64}}, "m.num: 512 != 64"),
+    ({"b": 1, "a": {"x": 1}}, {"b": 2, "a": {"x": 2}}, "a.x: 1 != 2"),
+    ({"steps": [9, 11]}, {"steps": [9, 12]}, "steps[1]: 11 != 12"),
+    ({"steps": [9]}, {"steps": [9, 12]}, "steps: [9] != [9, 12]"),
+    ({"a": 1}, {"a": 1, "b": 2}, "b: absent != 2"),
+    ({"a": 1}, {"a": 1.0}, "a: 1 != 1.0"),
+    ({"a": {"x": 1}}, {"a": None}, "a: {'x': 1} != None"),
+    ({"a": [1, {"x": 2}]}, {"a": [1, {"x": 2}]}, None),
+])
+def test_first_difference(a, b, expected):
+    assert first_difference(a, b) == expected
+
+
+def test_check_tells_a_stale_page_from_a_fresh_one(results, make, capsys):
+    arguments = ["--results", str(results), "--output", str(results.parent / "page.md")]
+    assert main([*arguments, "--check"]) == 1  # not there yet
+    assert main(arguments) == 0 and main([*arguments, "--check"]) == 0
+    capsys.readouterr()
+    write(results, make("byol", 0))
+    assert main([*arguments, "--check"]) == 1
+    error = capsys.readouterr().err
+    assert "is stale: run python -m leaderboard" in error and error.count("\n") == 1
+    assert "byol" not in (results.parent / "page.md").read_text(encoding="utf-8")  # --check writes nothing
+    assert main(arguments) == 0 and main([*arguments, "--check"]) == 0
+
+
+def test_the_page_does_not_depend_on_the_order_of_writing(results, make, tmp_path):
+    for seed in (2, 0, 1):
+        for method in reversed(ALL):
+            write(tmp_path / "again", make(method, seed))
+    assert build(tmp_path / "again") == build(results)
+
+
+def test_no_results_make_a_page_without_tables_and_no_folder_an_error(tmp_path, capsys):
+    assert "No results yet." in build(tmp_path) and "Reported" not in build(tmp_path)
+    assert main(["--results", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere: no such results folder" in capsys.readouterr().err
+
+
+def test_the_reported_block_holds_every_value_of_its_tasks_and_no_other(results):
+    page = build(results)
+    with TABLES.open(encoding="utf-8", newline="") as file:
+        published = list(csv.DictReader(file))
+    keys = ("schedule", "method", "pretrain_epochs", "metric", "table", "value")
+    expected = {tuple(row[key] for key in keys) for row in published if row["task"] == "coco_maskrcnn_c4"}
+    found = set()
+    for schedule in ("12k", "1x", "2x"):
+        header, *rows = grid(page, f"### Reported: coco_maskrcnn_c4 · {schedule}")
+        for row in rows:
+            cells = dict(zip(header, row))
+            method, epochs, table = (cells.pop(key) for key in ("method", "pretraining epochs", "table"))
+            found |= {(schedule, method, epochs.replace("—", ""), metric, table, value)
+                      for metric, value in cells.items() if value != "—"}
+    assert found == expected and len(expected) == 144
+    assert page.index("not measured here") > page.index("## mini")
+    assert page.count("### Reported") == 3 and "retinanet" not in page
+
+
+def test_every_published_figure_has_a_cell():
+    with TABLES.open(encoding="utf-8", newline="") as file:
+        published = list(csv.DictReader(file))
+    blocks = published_tables({row["task"] for row in published})
+    assert set(blocks) == {(row["task"], row["schedule"]) for row in published}
+    for (task, schedule), text in blocks.items():
+        values = [row["value"] for row in published if (row["task"], row["schedule"]) == (task, schedule)]
+        shown = [cell for row in grid("start\n" + text, "start")[1:] for cell in row[2:-1] if cell != "—"]
+        assert sorted(shown) == sorted(values)
+
+
+def test_the_console_table_orders_marks_and_counts(make):
+    records = [make("moco_v2", 0), make("detco", 0), make("detco", 1)]
+    header, _, first, second = format_rows(records, highlight="detco").splitlines()
+    assert header.split() == ["method", *metric_columns(records), "seeds"]
+    assert first.split()[:5] == ["->", "detco", "24.1", "±", "0.2"] and first.split()[-1] == "2"
+    assert second.split()[:3] == ["moco_v2", "23.0", "†"]
+    with pytest.raises(ValueError, match="one scale, task, version and schedule, not of 2"):
+        format_rows([*records, make(scale="small")])
+
+
+def test_the_console_comparison(make):
+    records = [make(method, seed) for method in ALL for seed in range(3)]
+    text = format_comparison(records, "supervised")
+    assert "detco - supervised" in text and "supervised - supervised" not in text
+    assert len(text.splitlines()) == 2 + 2 * 3
+    with pytest.raises(ValueError, match="no result of 'byol' to compare with; there are: detco, moco_v2"):
+        format_comparison(records, "byol")
+    assert format_comparison(records[:3], "random_init").startswith("nothing to compare yet")
