@@ -44,6 +44,7 @@ tasks = dict(
         "model.train_cfg.rcnn.sampler.num": 16,
         "model.test_cfg.rpn.nms_pre": 500,
         "model.test_cfg.rpn.max_per_img": 30,
+        "model.test_cfg.rcnn.max_per_img": 20,  # res5 runs once more on each detection, for its mask
         "schedules": {"mini": dict(iterations=150, milestones=[120])},
         "warmup.iterations": 20,
         "optimizer.optimizer.lr": 0.01,

@@ -1,0 +1,120 @@
+"""The harness: strict loading, one fingerprint a protocol, accumulation, and pycocotools' own figures."""
+import json
+
+import pytest
+import torch
+
+from benchmarks import heads, transfer  # noqa: F401 - heads registers itself
+from benchmarks.data import CocoData
+from benchmarks.evaluate import coco_metrics
+from benchmarks.plan import make
+from benchmarks.run import parser
+from detco import checkpoint as checkpoints
+from detco.backbone import ResNetLevels
+
+CLASSES = ("person", "star")
+
+
+@pytest.fixture(scope="module")
+def protocol():
+    plan = make(parser().parse_args(["--method", "detco", "--scale", "mini"]))
+    return transfer.protocol_of("coco_maskrcnn_c4", "mini", "resnet18", CLASSES, plan.overrides("coco_maskrcnn_c4"))
+
+
+@pytest.fixture(scope="module")
+def detector(protocol):
+    from mmdet.registry import MODELS
+    from mmengine.config import ConfigDict
+    from mmengine.registry import init_default_scope
+
+    init_default_scope("mmdet")
+    return MODELS.build(ConfigDict(protocol.config["model"]))
+
+
+def checkpoint(arch="resnet18"):
+    torch.manual_seed(7)
+    return checkpoints.Checkpoint(ResNetLevels(arch).state_dict(), checkpoints.FOREIGN | {"arch": arch})
+
+
+def test_every_tensor_of_the_backbone_arrives_where_it_belongs(detector, protocol, tmp_path):
+    source = checkpoint()
+    report = transfer.load_backbone(detector, tmp_path / "a", source, protocol.config["load"])
+    assert report["loaded"] == len(source.state) and not report["missing"] and not report["unexpected"]
+    for key, value in source.state.items():
+        part = detector.roi_head.shared_head if key.startswith("layer4.") else detector.backbone
+        assert torch.equal(part.state_dict()[key], value)
+    assert all(name.split(".")[0] in ("rpn_head", "roi_head") for name in report["fresh"])
+    assert "roi_head.shared_head.norm" in report["fresh"]
+
+
+@pytest.mark.parametrize("harm", [lambda s: s.pop("layer4.0.conv1.weight"),
+                                  lambda s: s.update({"layer4.7.conv1.weight": torch.zeros(1)}),
+                                  lambda s: s.update({"bn1.weight": torch.zeros(3)})])
+def test_a_tensor_that_finds_no_place_or_leaves_one_empty_is_an_error(harm, detector, protocol, tmp_path):
+    source = checkpoint()
+    harm(source.state)
+    with pytest.raises(checkpoints.CheckpointError, match="does not fit the detector"):
+        transfer.load_backbone(detector, tmp_path / "a", source, protocol.config["load"])
+
+
+def test_fingerprint_holds_the_protocol_and_nothing_of_the_run(protocol):
+    plan = make(parser().parse_args(["--method", "moco_v2", "--scale", "mini", "--seed", "5", "--workers", "2",
+                                     "--work-dir", "elsewhere"]))
+    overrides = plan.overrides("coco_maskrcnn_c4")
+    same = transfer.protocol_of("coco_maskrcnn_c4", "mini", "resnet18", CLASSES, overrides)
+    other = transfer.protocol_of("coco_maskrcnn_c4", "mini", "resnet18", CLASSES,
+                                 overrides | {"model.train_cfg.rcnn.sampler.num": 8})
+    assert same.fingerprint == protocol.fingerprint != other.fingerprint
+    assert json.loads(json.dumps(same.config))  # it can be filed
+
+
+def test_total_batch_is_kept_on_any_number_of_processes(protocol, tmp_path):
+    data = CocoData(tmp_path, tmp_path / "t.json", tmp_path, tmp_path / "v.json", CLASSES, "0" * 64)
+    protocol.config["data"]["total_batch"], protocol.config["data"]["max_per_process"] = 16, 4
+    try:
+        for processes, batch, accumulation in ((1, 4, 4), (2, 4, 2), (8, 2, 1)):
+            config = transfer.runner_config(protocol, data, 0, 0, processes)
+            assert config["train_dataloader"]["batch_size"] == batch
+            assert config["optim_wrapper"]["accumulative_counts"] == accumulation
+            assert batch * accumulation * processes == 16
+            assert config["train_cfg"]["max_iters"] == 150 * accumulation
+            assert config["param_scheduler"][1]["milestones"] == [120 * accumulation]
+            kinds = "SyncBN" in json.dumps(config["model"])
+            assert kinds == (processes > 1)
+        with pytest.raises(ValueError, match="does not divide"):
+            transfer.runner_config(protocol, data, 0, 0, 3)
+    finally:
+        protocol.config["data"]["total_batch"] = 2
+        del protocol.config["data"]["max_per_process"]
+
+
+def _truth(tmp_path):
+    images = [{"id": i, "file_name": f"{i}.jpg", "width": 100, "height": 100} for i in (1, 2)]
+    boxes = [(1, 1, [10, 10, 40, 40]), (1, 2, [60, 60, 30, 30]), (2, 1, [20, 20, 50, 50])]
+    annotations = [dict(id=i + 1, image_id=image, category_id=c, bbox=b, area=b[2] * b[3], iscrowd=0, segmentation=[
+        [b[0], b[1], b[0] + b[2], b[1], b[0] + b[2], b[1] + b[3], b[0], b[1] + b[3]]])
+        for i, (image, c, b) in enumerate(boxes)]
+    categories = [{"id": 1, "name": "person"}, {"id": 2, "name": "star"}, {"id": 3, "name": "absent"}]
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
+    return path, annotations
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_truth_as_detections_scores_100_and_a_miss_what_cocoeval_says(kind, tmp_path):
+    path, annotations = _truth(tmp_path)
+    found = [dict(image_id=a["image_id"], category_id=a["category_id"], bbox=a["bbox"], score=0.9,
+                  segmentation=a["segmentation"]) for a in annotations]
+    file = tmp_path / "found.json"
+    file.write_text(json.dumps(found))
+    metrics, per_class = coco_metrics(path, file, kind)
+    assert metrics == {f"{kind}_{m}": pytest.approx(100) for m in ("AP", "AP50", "AP75")}
+    assert per_class == {"person": pytest.approx(100), "star": pytest.approx(100), "absent": None}
+    file.write_text(json.dumps([f for f in found if f["image_id"] == 1]))
+    metrics, per_class = coco_metrics(path, file, kind)
+    half = 100 * 51 / 101  # one of two persons: precision 1 up to recall 0.5, on COCO's 101 recall points
+    assert per_class["person"] == pytest.approx(half) and metrics[f"{kind}_AP"] == pytest.approx((half + 100) / 2)
+    metrics, _ = coco_metrics(path, file, kind, images=1)
+    assert metrics[f"{kind}_AP"] == pytest.approx(100)
+    file.write_text("[]")
+    assert coco_metrics(path, file, kind)[0][f"{kind}_AP"] == 0
