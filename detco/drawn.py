@@ -48,8 +48,8 @@ class _Canvas:
     """An image and, for each pixel, the number of the last thing painted there (0: background)."""
 
     def __init__(self, rng: np.random.Generator, height: int, width: int):
-        base = rng.integers(20, 120, 3)  # things stand out from a dim ground
-        pair = np.stack([base, base + rng.integers(-20, 21, 3)]).astype(np.int32)
+        base = int(rng.integers(40, 100)) + rng.integers(-10, 11, 3)  # things stand out from a dim ground
+        pair = np.stack([base, base + rng.integers(-20, 21)]).astype(np.int32)
         self.image = painted(texture(rng, height, width), pair)
         self.owner = np.zeros((height, width), np.uint8)
         self.painted = 0

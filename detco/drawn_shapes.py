@@ -26,6 +26,7 @@ SKELETON = (
 )
 _RAMP = np.arange(256, dtype=np.int32)[:, None]
 _RULER = np.arange(65536, dtype=np.uint16)  # sixteen bits wrap round with the wave
+_PALETTE = np.array([[230, 60, 50], [240, 200, 60], [80, 200, 90], [90, 150, 240], [200, 110, 220], [235, 235, 235]])
 _CONTRAST = 110  # RGB distance between a fill and what lies behind it, of 441
 _LEAN = 45  # everything stands within this many degrees of upright
 _COS = np.round(np.cos(np.deg2rad(np.arange(360))), 6)  # rounded: libraries differ in the last bit
@@ -248,12 +249,15 @@ def posed(rng: np.random.Generator, outline: Outline, extent: float) -> Outline:
 
 
 def colours(rng: np.random.Generator, behind: np.ndarray) -> np.ndarray:
-    """A colour, the first of twelve draws that stands out from `behind` [3], and a relative of it: [2, 3]."""
-    draws = np.floor(rng.random((12, 3)) * 256)
+    """A colour of the palette, the first of twelve draws that stands out from `behind` [3], and a relative: [2, 3].
+
+    The palette is small on purpose: many images share their colours, so that telling images apart needs shape.
+    """
+    draws = _PALETTE[rng.integers(len(_PALETTE), size=12)] + rng.integers(-15, 16, (12, 3))
     apart = draws - behind
     distance = np.minimum(np.einsum("ij,ij->i", apart, apart), _CONTRAST**2)
-    first = draws[np.argmax(distance)]
-    return np.stack([first, (first + rng.integers(-60, 61, 3)).clip(0, 255)]).astype(np.int32)
+    first = draws[np.argmax(distance)].clip(0, 255)
+    return np.stack([first, (first + rng.integers(-60, 61)).clip(0, 255)]).astype(np.int32)
 
 
 def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
