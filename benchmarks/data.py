@@ -1,12 +1,23 @@
-"""Where each scale's data lies, and the checks it must pass. Imports neither torch nor mmdet."""
+"""What each scale's data is, where it lies, and the checks it must pass. Imports neither torch nor mmdet."""
 import hashlib
 import json
+import logging
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from detco.config import CONFIGS
+
+DEFINITION = CONFIGS / "data" / "small"
+POOLS = {"train": "pool.safetensors", "val": "pool_val.safetensors"}
+SETS = ("person_train", "person_val", "objects_train", "objects_val")
 SPLITS = ("train", "val")
-MAGIC_END = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}
+# What a whole JPEG and a whole PNG begin and end with.
+MARKS = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"))
+FIELDS = {"images": ("id", "file_name", "width", "height"), "categories": ("id", "name"),
+          "annotations": ("id", "image_id", "category_id", "bbox")}
+MISSING, BROKEN, RESIZED = "missing", "truncated or not decodable", "of another size than the annotations say"
 
 
 class DataError(ValueError):
@@ -59,7 +70,7 @@ def available(root: Path) -> dict[str, Found]:
     return {
         "mini": Found(True, "drawn by the package when first needed"),
         "small": state(list(dict.fromkeys(small)), "Imagenette pool and COCO photos",
-                       "run `python benchmarks/prepare.py small`"),
+                       "run `python benchmarks/prepare.py small`, its --help says from what"),
         "paper": state([*paper, root / "imagenet" / "train"], "COCO 2017 and ImageNet",
                        "link COCO 2017 to coco/ and ImageNet to imagenet/"),
     }
@@ -120,36 +131,95 @@ def fingerprint(paths: dict[str, tuple[Path, Path]]) -> str:
     return total.hexdigest()
 
 
-def check_coco(images: Path, annotations: Path) -> tuple[str, ...]:
-    """Check a COCO annotation file and that each of its images is there and complete; its categories' names.
+@dataclass(frozen=True)
+class Definition:
+    """What belongs to the small scale.
 
-    Raises:
-        DataError: the file is missing, truncated or lacks a part; an annotation points to no image or category
-            or has a box that is not four finite numbers; an image is missing or truncated. The line says which,
-            how many, and what to do.
+    Attributes:
+        pools: split -> Imagenette's photos as 'wnid/stem', in the pool's order.
+        sets: COCO set -> image id -> ids of its annotations.
+        digests: list -> counts and sha256. Names and ids alone enter it, so it does not depend on a decoder.
     """
-    data = _read_json(annotations)
-    parts = [p for p in ("images", "annotations", "categories") if not isinstance(data, dict) or not data.get(p)]
+
+    pools: dict[str, list[str]]
+    sets: dict[str, dict[int, list[int]]]
+    digests: dict[str, dict]
+
+    @classmethod
+    def load(cls, folder: Path = DEFINITION) -> "Definition":
+        """Read the lists. Raises DataError where one is missing or not the one the fingerprint was taken of."""
+        def lines(name: str) -> list[str]:
+            try:
+                return (folder / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+            except FileNotFoundError:
+                raise DataError(f"{folder / name}.txt: this list of the definition is missing; restore it") from None
+
+        pools = {split: lines(f"imagenette_{split}") for split in POOLS}
+        try:
+            rows = {name: [map(int, line.split()) for line in lines(name)] for name in SETS}
+            sets = {name: {image: ids for image, *ids in rows[name]} for name in SETS}
+        except ValueError as error:
+            raise DataError(f"{folder}: a list of ids holds something else ({error}); restore it") from None
+        definition = cls(pools, sets, read_json(folder / "fingerprint.json"))
+        for name, found in digests(pools, sets).items():
+            if found != definition.digests.get(name):
+                raise DataError(f"{folder / name}.txt: not the list fingerprint.json was taken of; restore one of them")
+        return definition
+
+    @property
+    def photos(self) -> list[int]:
+        """Ids of every COCO photo of any set."""
+        return sorted(set().union(*self.sets.values()))
+
+
+def digests(pools: dict[str, list[str]], sets: dict[str, dict[int, list[int]]]) -> dict[str, dict]:
+    """Counts and sha256 of each list; the order of lines and of ids does not matter."""
+    def sha256(lines: Iterable[str]) -> str:
+        return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+    return {f"imagenette_{split}": dict(images=len(names), sha256=sha256(names)) for split, names in pools.items()} | {
+        name: dict(images=len(images), annotations=sum(map(len, images.values())),
+                   sha256=sha256(" ".join(map(str, [image, *sorted(ids)])) for image, ids in images.items()))
+        for name, images in sets.items()}
+
+
+def check_coco(images: Path, annotations: Path, decode: bool = False) -> tuple[str, ...]:
+    """Check a COCO annotation file and that each of its images is there and whole; its categories' names.
+
+    Boxes without area are counted in a warning: mmdet leaves them out.
+
+    Args:
+        decode: decode every image and compare its size with the entry's; otherwise an image is decoded only
+            where its first and last bytes are not those of a whole JPEG or PNG.
+    Raises:
+        DataError: the file is missing, truncated or lacks a part or field; an annotation points to no image or
+            category or has a box that is not four finite numbers; an image is missing or cannot be decoded.
+            The line says which, how many, and what to do.
+    """
+    data = read_json(annotations)
+    parts = [p for p in FIELDS if not isinstance(data, dict) or not data.get(p)]
     if parts:
         raise DataError(f"{annotations}: no {' and no '.join(parts)} in it; it is not a complete COCO annotation file")
-    try:
-        _check_annotations(data, annotations)
-        missing, broken = _check_images(images, [image["file_name"] for image in data["images"]])
-        names = tuple(category["name"] for category in data["categories"])
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{annotations}: an entry lacks its field {error}; it is not COCO's form") from None
-    if missing:
-        raise DataError(f"{images}: {_several(missing, 'image')} of {annotations.name} missing; complete the download")
-    if broken:
-        raise DataError(f"{images}: {_several(broken, 'image')} truncated or no JPEG or PNG; fetch them again")
-    return names
+    for part, fields in FIELDS.items():
+        for field in fields:
+            if bad := [n for n, entry in enumerate(data[part]) if not isinstance(entry, dict) or field not in entry]:
+                raise DataError(f"{annotations}: {several(bad, 'entry')} of '{part}', counted from 0, without "
+                                f"'{field}'; it is not COCO's form")
+    _check_annotations(data, annotations)
+    states = {e["file_name"]: image_state(images / e["file_name"], (e["width"], e["height"]) if decode else None)
+              for e in data["images"]}
+    for flaw in (MISSING, BROKEN, RESIZED):
+        if bad := [name for name, state in states.items() if state == flaw]:
+            raise DataError(f"{images}: {several(bad, 'image')} of {annotations.name} {flaw}; fetch or prepare them again")
+    return tuple(category["name"] for category in data["categories"])
 
 
-def _read_json(path: Path):
+def read_json(path: Path):
+    """A JSON file's content. Raises DataError that says where it breaks off."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{path}: no such annotation file; see `python benchmarks/run.py --list`") from None
+        raise DataError(f"{path}: no such file; see `python benchmarks/run.py --list`") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: not JSON, or truncated, at line {error.lineno} column {error.colno}; "
                         "fetch it again") from None
@@ -167,7 +237,10 @@ def _check_annotations(data: dict, path: Path) -> None:
         ("whose box is not four finite numbers", [a["id"] for a in entries if not _is_box(a["bbox"])]),
     ):
         if bad:
-            raise DataError(f"{path}: {_several(bad, 'annotation')} {what}; remove or mend them")
+            raise DataError(f"{path}: {several(bad, 'annotation')} {what}; remove or mend them")
+    if flat := [a["id"] for a in entries if min(a["bbox"][2:]) <= 0]:
+        logging.getLogger(__name__).warning("%s: %s with a box without area; left out of training", path,
+                                            several(flat, "annotation"))
 
 
 def _is_box(box) -> bool:
@@ -175,25 +248,34 @@ def _is_box(box) -> bool:
         isinstance(v, (int, float)) and math.isfinite(v) for v in box)
 
 
-def _check_images(folder: Path, names: list[str]) -> tuple[list[str], list[str]]:
-    """Names of the images that are missing, and of those that do not end as their format does."""
-    missing, broken = [], []
-    for name in names:
-        end = MAGIC_END.get(Path(name).suffix.lower())
-        try:
-            with open(folder / name, "rb") as file:
-                size = file.seek(0, 2)
-                file.seek(max(0, size - 64))
-                tail = file.read().rstrip(b"\0\r\n")
-        except OSError:
-            missing.append(name)
-            continue
-        if not tail or (end and end not in tail):
-            broken.append(name)
-    return missing, broken
+def image_state(path: Path, size: tuple[int, int] | None = None) -> str:
+    """'' for an image that is there and whole, else what ails it: MISSING, BROKEN or RESIZED.
+
+    Args:
+        size: (width, height) it must have; None only looks at its first and last bytes, and decodes it where
+            those are unusual (some files of the public sets end oddly and are whole).
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(8)
+            file.seek(max(0, file.seek(0, 2) - 64))
+            tail = file.read()
+    except OSError:
+        return MISSING
+    if size is None and any(head.startswith(start) and end in tail for start, end in MARKS):
+        return ""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return RESIZED if size and image.size != size else ""
+    except (OSError, SyntaxError, ValueError):  # what Pillow raises for broken files, by format
+        return BROKEN
 
 
-def _several(items: list, noun: str) -> str:
+def several(items: list, noun: str) -> str:
     """'3 images (a, b, c)', the first five named."""
     named = ", ".join(map(str, items[:5])) + (", ..." if len(items) > 5 else "")
-    return f"{len(items)} {noun}{'s' * (len(items) > 1)} ({named})"
+    many = noun if len(items) == 1 else noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{len(items)} {many} ({named})"

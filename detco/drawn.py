@@ -3,7 +3,7 @@
 Image i is drawn from its own PCG64 stream [seed, i, part], with integer rasterising, so it does
 not depend on how many are drawn nor on the platform (OpenCV 4.13 and newer agree to the bit).
 Colour, texture, outline, size, turn, background, clutter and occluders are drawn without looking
-at the category: only shape tells it. The one exception: figures lean where silhouettes turn.
+at the category: only shape tells it. Objects stand within 45 degrees of upright, on a dim ground.
 `python -m detco.drawn --sheet FILE` draws a contact sheet.
 """
 
@@ -217,9 +217,9 @@ def _scene(seed: int, index: int, size: int) -> tuple[np.ndarray, list[dict], np
 def draw_scenes(count: int, size: int = 160, seed: int = 0) -> tuple[list[np.ndarray], dict]:
     """Scenes (RGB uint8 [H, W, 3], shorter side `size`) and their COCO annotations.
 
-    Two to six objects of 28 to 90 pixels (at size 160), each at least 35 % visible; category 1 is
-    `person` with COCO's 17 keypoints (v 2 seen, 1 hidden by something else, 0 outside), CLASSES
-    follow from 2. Raises ValueError when count < 1 or size < 32.
+    Two to five objects of 36 to 90 pixels (at size 160), each at least 35 % visible; category 1 is
+    `person` with COCO's 17 keypoints (v 2 seen, 1 hidden by something else, 0 outside), the other
+    SCENE_CLASSES follow from 2. Raises ValueError when count < 1 or size < 32.
     """
     _check(count, size)
     images, entries, annotations = [], [], []

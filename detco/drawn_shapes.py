@@ -230,8 +230,8 @@ def clutter(rng: np.random.Generator) -> Outline:
 def posed(rng: np.random.Generator, outline: Outline, extent: float) -> Outline:
     """The outline flipped, stretched, sheared, turned, its longer side `extent` pixels.
 
-    Points become int32 sixteenths of a pixel and begin at (16, 16). Figures lean instead of
-    turning, and are not flipped: left and right stay theirs.
+    Points become int32 sixteenths of a pixel and begin at (16, 16). Figures are not flipped: left
+    and right stay theirs.
     """
     person = outline.keypoints is not None
     c, s = cos_sin(int(rng.integers(-_LEAN, _LEAN + 1)))
