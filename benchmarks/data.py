@@ -136,7 +136,7 @@ class Definition:
     """What belongs to the small scale.
 
     Attributes:
-        pools: split -> Imagenette's photos as 'wnid/stem', in the pool's order.
+        pools: split -> Imagenette's photos as 'wnid/stem', sorted: the pool's order.
         sets: COCO set -> image id -> ids of its annotations.
         digests: list -> counts and sha256. Names and ids alone enter it, so it does not depend on a decoder.
     """
@@ -154,10 +154,10 @@ class Definition:
             except FileNotFoundError:
                 raise DataError(f"{folder / name}.txt: this list of the definition is missing; restore it") from None
 
-        pools = {split: lines(f"imagenette_{split}") for split in POOLS}
+        pools = {split: sorted(lines(f"imagenette_{split}")) for split in POOLS}
+        rows = {name: lines(name) for name in SETS}
         try:
-            rows = {name: [map(int, line.split()) for line in lines(name)] for name in SETS}
-            sets = {name: {image: ids for image, *ids in rows[name]} for name in SETS}
+            sets = {name: {image: ids for image, *ids in (map(int, row.split()) for row in rows[name])} for name in SETS}
         except ValueError as error:
             raise DataError(f"{folder}: a list of ids holds something else ({error}); restore it") from None
         definition = cls(pools, sets, read_json(folder / "fingerprint.json"))
@@ -196,15 +196,7 @@ def check_coco(images: Path, annotations: Path, decode: bool = False) -> tuple[s
             category or has a box that is not four finite numbers; an image is missing or cannot be decoded.
             The line says which, how many, and what to do.
     """
-    data = read_json(annotations)
-    parts = [p for p in FIELDS if not isinstance(data, dict) or not data.get(p)]
-    if parts:
-        raise DataError(f"{annotations}: no {' and no '.join(parts)} in it; it is not a complete COCO annotation file")
-    for part, fields in FIELDS.items():
-        for field in fields:
-            if bad := [n for n, entry in enumerate(data[part]) if not isinstance(entry, dict) or field not in entry]:
-                raise DataError(f"{annotations}: {several(bad, 'entry')} of '{part}', counted from 0, without "
-                                f"'{field}'; it is not COCO's form")
+    data = read_coco(annotations)
     _check_annotations(data, annotations)
     states = {e["file_name"]: image_state(images / e["file_name"], (e["width"], e["height"]) if decode else None)
               for e in data["images"]}
@@ -212,6 +204,20 @@ def check_coco(images: Path, annotations: Path, decode: bool = False) -> tuple[s
         if bad := [name for name, state in states.items() if state == flaw]:
             raise DataError(f"{images}: {several(bad, 'image')} of {annotations.name} {flaw}; fetch or prepare them again")
     return tuple(category["name"] for category in data["categories"])
+
+
+def read_coco(path: Path) -> dict:
+    """A COCO annotation file's content. Raises DataError where it, a part of it, or an entry's field is missing."""
+    data = read_json(path)
+    parts = [p for p in FIELDS if not isinstance(data, dict) or not data.get(p)]
+    if parts:
+        raise DataError(f"{path}: no {' and no '.join(parts)} in it; it is not a complete COCO annotation file")
+    for part, fields in FIELDS.items():
+        for field in fields:
+            if bad := [n for n, entry in enumerate(data[part]) if not isinstance(entry, dict) or field not in entry]:
+                raise DataError(f"{path}: {several(bad, 'entry')} of '{part}', counted from 0, without "
+                                f"'{field}'; it is not COCO's form")
+    return data
 
 
 def read_json(path: Path):

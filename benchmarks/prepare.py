@@ -13,9 +13,10 @@ import hashlib
 import io
 import json
 import os
+import signal
 import sys
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from benchmarks.data import DEFINITION, POOLS, SETS, DataError, Definition, seve
 from detco.files import replacing
 
 POOL_SIDE, PHOTO_SIDE = 128, 256  # pixels; the photo's is its shorter side
+KINDS = {"person": "person_keypoints", "objects": "instances"}  # set -> COCO's annotation files it comes from
 CONSOLE = Console(highlight=False)
 
 
@@ -92,7 +94,7 @@ class Public:
         """Folder -> what it should hold and does not."""
         gaps = {str(self.imagenette / split): [f"{n}.JPEG" for n in names if not self._pool_path(split, n).exists()]
                 for split, names in definition.pools.items()}
-        files = [f"annotations/{kind}_{split}2017.json" for kind in ("person_keypoints", "instances") for split in POOLS]
+        files = [f"annotations/{kind}_{split}2017.json" for kind in KINDS.values() for split in POOLS]
         gaps[str(self.coco)] = [name for name in files if not (self.coco / name).exists()]
         gaps[str(self.coco / "{train,val}2017")] = [
             f"{photo:012d}.jpg" for photo in definition.photos if not self._photo_path(photo)]
@@ -102,8 +104,8 @@ class Public:
         return self.imagenette / split / f"{name}.JPEG"
 
     def _photo_path(self, photo: int) -> Path | None:
-        paths = [self.coco / f"{split}2017" / f"{photo:012d}.jpg" for split in POOLS]
-        return next((path for path in paths if path.exists()), None)
+        paths = (self.coco / f"{split}2017" / f"{photo:012d}.jpg" for split in POOLS)
+        return next(filter(Path.exists, paths), None)
 
     def pool_bytes(self, split: str, name: str) -> bytes:
         return self._pool_path(split, name).read_bytes()
@@ -123,11 +125,11 @@ class Public:
     def annotations(self, sets: dict[str, dict[int, list[int]]]) -> dict[str, bytes]:
         """COCO's annotations of the listed ids, scaled with their photos. Raises DataError for ids not found."""
         made = {}
-        for kind, prefix in (("person_keypoints", "person"), ("instances", "objects")):
+        for prefix, kind in KINDS.items():
             chosen = {name: ids for name, ids in sets.items() if name.startswith(prefix)}
             parts = {name: dict(images=[], annotations=[]) for name in chosen}
             for split in POOLS if chosen else ():
-                source = datasets.read_json(self.coco / "annotations" / f"{kind}_{split}2017.json")
+                source = datasets.read_coco(self.coco / "annotations" / f"{kind}_{split}2017.json")
                 for name, ids in chosen.items():
                     select(source, ids, parts[name])
             for name, part in parts.items():
@@ -201,14 +203,11 @@ def decoded(code: bytes, name: str) -> Image.Image:
         raise DataError(f"{name}: truncated or not decodable; fetch it again") from None
 
 
-def each(function: Callable, items: Iterable, advance: Callable[[], None]) -> list:
+def each(function: Callable, items: Sequence, bar: Progress, label: str) -> list:
     """[function(item) for each item], on threads; a failure or Ctrl-C drops what has not begun."""
-    workers, results = ThreadPoolExecutor(os.cpu_count()), []
+    workers = ThreadPoolExecutor(os.cpu_count())
     try:
-        for result in workers.map(function, items):
-            results.append(result)
-            advance()
-        return results
+        return list(bar.track(workers.map(function, items), total=len(items), description=label))
     finally:
         workers.shutdown(cancel_futures=True)
 
@@ -220,9 +219,8 @@ def make_pool(source: Archives | Public, definition: Definition, split: str, pat
     that has this definition is left as it is.
     """
     names, wanted = definition.pools[split], definition.digests[f"imagenette_{split}"]["sha256"]
-    task = bar.add_task(path.name, total=len(names))
     if pool_definition(path) == wanted:
-        bar.update(task, completed=len(names), description=f"{path.name}, kept")
+        bar.add_task(f"{path.name}, kept", total=len(names), completed=len(names))
         return
     images = np.empty((len(names), 3, POOL_SIDE, POOL_SIDE), np.uint8)
 
@@ -234,14 +232,13 @@ def make_pool(source: Archives | Public, definition: Definition, split: str, pat
         images[index] = np.asarray(image).transpose(2, 0, 1)
         return hashlib.sha256(code).digest()
 
-    digests = each(fill, range(len(names)), lambda: bar.advance(task))
-    classes = sorted({name.split("/")[0] for name in names})
-    labels = np.array([classes.index(name.split("/")[0]) for name in names], np.int64)
+    digests = each(fill, range(len(names)), bar, path.name)
+    classes, labels = np.unique([name.split("/")[0] for name in names], return_inverse=True)
     content = hashlib.sha256(f"{source.kind} {wanted} ".encode() + b"".join(digests)).hexdigest()
-    metadata = dict(classes=json.dumps(classes), fingerprint=content, definition=wanted,
+    metadata = dict(classes=json.dumps(classes.tolist()), fingerprint=content, definition=wanted,
                     source=f"Imagenette {split}, {POOL_SIDE} pixels, from {source.kind}")
     with replacing(path) as temporary:
-        save_file({"images": images, "labels": labels}, temporary, metadata)
+        save_file({"images": images, "labels": labels.astype(np.int64)}, temporary, metadata)
 
 
 def pool_definition(path: Path) -> str | None:
@@ -261,15 +258,13 @@ def make_coco(source: Archives | Public, definition: Definition, folder: Path, b
             with replacing(path) as temporary:
                 temporary.write_bytes(source.photo(photo))
 
-    task = bar.add_task("COCO photos", total=len(definition.photos))
-    each(write, definition.photos, lambda: bar.advance(task))
+    each(write, definition.photos, bar, "COCO photos")
     paths = {name: folder / "annotations" / f"{name}.json" for name in SETS}
-    task = bar.add_task("COCO annotations", total=len(SETS))
     absent = {name: definition.sets[name] for name, path in paths.items() if not path.exists()}
     for name, content in source.annotations(absent).items():
         with replacing(paths[name]) as temporary:
             temporary.write_bytes(content)
-    for name, path in paths.items():
+    for name, path in bar.track(paths.items(), description="COCO annotations"):
         datasets.check_coco(folder / "photos", path, decode=True)
         data = datasets.read_json(path)
         made = {image["id"]: [] for image in data["images"]}
@@ -277,7 +272,6 @@ def make_coco(source: Archives | Public, definition: Definition, folder: Path, b
             made[annotation["image_id"]].append(annotation["id"])
         if datasets.digests({}, {name: made})[name] != definition.digests[name]:
             raise DataError(f"{path}: not the images and annotations of the definition; delete it and prepare again")
-        bar.advance(task)
 
 
 def prepare_small(source: Archives | Public, root: Path, definition: Definition) -> None:
@@ -286,9 +280,8 @@ def prepare_small(source: Archives | Public, root: Path, definition: Definition)
         text = "; ".join(f"{place}: {several(lost, 'file')} missing" for place, lost in gaps.items())
         raise DataError(f"{text}; complete the download")
     folder = root / "small"
-    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TextColumn("eta"), TimeRemainingColumn())
-    with Progress(*columns, console=CONSOLE) as bar:
+    with Progress(TextColumn("{task.description:<26}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                  TextColumn("eta"), TimeRemainingColumn(), console=CONSOLE) as bar:
         for split, name in POOLS.items():
             make_pool(source, definition, split, folder / name, bar)
         make_coco(source, definition, folder / "coco", bar)
@@ -326,6 +319,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run; the exit status: 0 well, 2 bad input or no room, 130 stopped by the user."""
     arguments = parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if arguments.scale == "mini":
             prepare_mini(arguments.data_root)

@@ -79,9 +79,9 @@ def main(argv: list[str] | None = None) -> int:
         return fail("the disk is full; what was computed is kept: free some space and run the same command again"
                     if full else str(error))
     except (ValueError, RuntimeError) as error:
-        if type(error) in (ValueError, RuntimeError) and not is_ours(error):
-            return unforeseen(error, arguments.work_dir)
-        return fail(str(error))
+        # The suite's own RuntimeErrors are subclasses; torch raises the class itself.
+        foreign = type(error) is RuntimeError or type(error) is ValueError and not is_ours(error)
+        return unforeseen(error, arguments.work_dir) if foreign else fail(str(error))
     except Exception as error:  # noqa: BLE001 - users see one line, developers the file
         return unforeseen(error, arguments.work_dir)
 

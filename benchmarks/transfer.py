@@ -130,7 +130,7 @@ def runner_config(protocol: Protocol, data: CocoData, seed: int, workers: int, w
             dict(type="MultiStepLR", by_epoch=False, gamma=config["lr_decay"],
                  milestones=[m * accumulate for m in schedule["milestones"]])],
         default_hooks=dict(
-            logger=dict(type="LoggerHook", interval=20),
+            logger=dict(type="LoggerHook", interval=min(20, iterations)),
             checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=max(1, min(iterations // 4, 5000)),
                             max_keep_ckpts=2)),
         custom_hooks=[dict(type="PreciseBNHook", iterations=config["precise_bn"]["iterations"]),

@@ -16,11 +16,11 @@ def test_loss_and_gradient_are_lightlys():
     theirs = lightly_loss.NTXentLoss(temperature=0.2, memory_bank_size=(30, 16))
     key, bank_batch = F.normalize(torch.randn(6, 16)), F.normalize(torch.randn(30, 16))
     theirs(F.normalize(torch.randn(30, 16)), bank_batch)  # fills their bank
-    query_a = F.normalize(torch.randn(6, 16)).requires_grad_()
+    query_a = torch.randn(6, 16).requires_grad_()  # they normalise inside, so both do
     query_b = query_a.detach().clone().requires_grad_()
     bank = theirs.memory_bank.bank
     bank = (bank.T if bank.shape[0] == 16 else bank).clone()
-    a = info_nce(query_a, key, bank, 0.2).mean()
+    a = info_nce(F.normalize(query_a), key, bank, 0.2).mean()
     b = theirs(query_b, key)
     a.backward()
     b.backward()

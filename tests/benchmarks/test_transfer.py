@@ -102,9 +102,14 @@ def _truth(tmp_path):
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_truth_as_detections_scores_100_and_a_miss_what_cocoeval_says(kind, tmp_path):
+    from pycocotools import mask
+
     path, annotations = _truth(tmp_path)
-    found = [dict(image_id=a["image_id"], category_id=a["category_id"], bbox=a["bbox"], score=0.9,
-                  segmentation=a["segmentation"]) for a in annotations]
+    found = []
+    for a in annotations:
+        [rle] = mask.frPyObjects(a["segmentation"], 100, 100)
+        found.append(dict(image_id=a["image_id"], category_id=a["category_id"], bbox=a["bbox"], score=0.9,
+                          segmentation=rle | {"counts": rle["counts"].decode()}))
     file = tmp_path / "found.json"
     file.write_text(json.dumps(found))
     metrics, per_class = coco_metrics(path, file, kind)
