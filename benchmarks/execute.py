@@ -121,7 +121,9 @@ def report(plan: Plan, records: list[dict]) -> None:
         shown = [r for r in record.read_all(arguments.results)
                  if all(r[k] == first[k] for k in ("scale", "task", "task_version", "schedule"))]
     CONSOLE.print()
-    CONSOLE.print(tables.format_rows(shown, highlight=records[0]["method"]), markup=False, soft_wrap=True)
+    new = {r["method"] for r in records}
+    CONSOLE.print(tables.format_rows(shown, highlight=new.pop() if len(new) == 1 else None), markup=False,
+                  soft_wrap=True)
     if arguments.compare:
         CONSOLE.print("\n" + tables.format_comparison(shown, arguments.compare), markup=False, soft_wrap=True)
     CONSOLE.print()

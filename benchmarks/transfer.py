@@ -18,7 +18,7 @@ from benchmarks.task import load_task, resolve
 from detco import checkpoint as checkpoints
 from detco.config import digest
 from detco.files import replacing, sha256
-from detco.runner import Runner, quiet
+from detco.runner import ClockHook, Runner, quiet
 
 @dataclass(frozen=True)
 class Protocol:
@@ -195,6 +195,8 @@ def transfer(protocol: Protocol, data: CocoData, name: str, seed: int, checkpoin
                 if hasattr(hook, "close"):
                     hook.close()
     seconds = runner.message_hub.get_info("train_seconds", 0.0)
+    [clock] = [hook for hook in runner.hooks if isinstance(hook, ClockHook)]
+    wall = time.perf_counter() - started + clock.before  # the training of interrupted sessions counts too
     metrics, per_class = {}, {}
     for kind in protocol.config["task"]["metrics"]:
         scores, per_class[kind] = coco_metrics(data.val_annotations, work_dir / f"detections.{kind}.json", kind, limit)
@@ -207,7 +209,7 @@ def transfer(protocol: Protocol, data: CocoData, name: str, seed: int, checkpoin
         protocol_fingerprint=protocol.fingerprint, data_fingerprint=data.fingerprint,
         checkpoint=dict(hash=sha256(checkpoint_path), metadata=checkpoint.metadata),
         detections=digest([sha256(work_dir / f"detections.{kind}.json") for kind in protocol.config["task"]["metrics"]]),
-        cost=dict(wall_seconds=round(time.perf_counter() - started, 1), train_seconds=round(seconds, 1),
+        cost=dict(wall_seconds=round(wall, 1), train_seconds=round(seconds, 1),
                   peak_memory_bytes=_peak_memory(), device=_device(), world_size=dist.get_world_size(),
                   accumulation=config["optim_wrapper"]["accumulative_counts"]),
         environment=environment(), config=dict(protocol=protocol.config), limit=limit)

@@ -138,6 +138,7 @@ class ClockHook(Hook):
     """Counts the seconds of training in the message hub, so they survive a stop."""
 
     priority = "VERY_HIGH"
+    before = 0.0
 
     def before_train(self, runner):
         self.resumed_at = time.perf_counter()

@@ -89,7 +89,7 @@ def _cost_cells(rows: Sequence[Record]) -> list[str]:
     images, pixels, hours = (summarise(budget.get(name) for budget in budgets).mean
                              for name in ("images", "encoder_pixels", "device_hours"))
     seconds = summarise(row["cost"].get("wall_seconds") for row in rows).mean
-    return [_count(images), _decimal(pixels / 1e9, 1), _decimal(hours, 2), _decimal(seconds / 60, 1)]
+    return [_count(images), _decimal(pixels / 1e9, 2), _decimal(hours, 2), _decimal(seconds / 60, 1)]
 
 
 def _count(number: float) -> str:
