@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -66,7 +67,7 @@ class Archives:
     def _read(self, archive: str, member: str) -> bytes:
         try:
             return self.zips[archive].read(member)
-        except zipfile.BadZipFile:
+        except (zipfile.BadZipFile, zlib.error, EOFError):  # stored members, compressed ones, ones cut short
             raise DataError(f"{self.zips[archive].filename}: {member} is damaged; fetch the archive again") from None
 
     def pool_bytes(self, split: str, name: str) -> bytes:
@@ -286,14 +287,13 @@ def prepare_small(source: Archives | Public, root: Path, definition: Definition)
             make_pool(source, definition, split, folder / name, bar)
         make_coco(source, definition, folder / "coco", bar)
     for name, counts in definition.digests.items():
-        CONSOLE.print(f"{name:<18}", ", ".join(f"{n} {what}" for what, n in counts.items() if what != "sha256"))
+        CONSOLE.print(f"{name:<18}", ", ".join(f"{n} {what}" for what, n in counts.items()), soft_wrap=True)
     CONSOLE.print(f"small: all there in {folder.resolve()}", markup=False, soft_wrap=True)
 
 
 def prepare_mini(root: Path) -> None:
     """Draw root/mini, unless it is there."""
     from detco import drawn
-
     with CONSOLE.status("drawing"):
         drawn.write_pool(root / "mini")
         drawn.write_scenes(root / "mini" / "scenes")

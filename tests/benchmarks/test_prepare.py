@@ -19,7 +19,7 @@ NAMES = {"train": ["n01/ILSVRC2012_val_00000001", "n01/n01_2", "n02/n02_3"], "va
 IDS = {"person_train": {11: [101, 102], 12: [900100000012]}, "person_val": {21: [201]},
        "objects_train": {11: [101, 111], 13: [131]}, "objects_val": {21: [201]}}
 SIZES = {11: (640, 480), 12: (426, 640), 13: (512, 512), 21: (640, 427)}  # of the public photos
-IN_VAL2017 = (12, 21)
+IN_VAL2017 = (11, 21)
 
 
 def picture(width, height, seed=0):
@@ -85,7 +85,8 @@ def archives(tmp_path):
         for i, size in small.items():
             archive.writestr(f"coco_photos_256/{i:012d}.jpg", jpeg(picture(*size)))
         for name, ids in IDS.items():
-            archive.writestr(f"annotations/{name}.json", json.dumps(coco(ids, "person" in name, small)))
+            archive.writestr(f"annotations/{name}.json", json.dumps(coco(ids, "person" in name, small)),
+                             zipfile.ZIP_DEFLATED)
     return folder
 
 
@@ -270,15 +271,16 @@ def test_photos_of_another_size_than_their_annotations_are_refused(archives, def
             "1 image (000000000012.jpg) of person_train.json of another size than the annotations say")
 
 
-def test_a_damaged_member_is_named(archives, definition, tmp_path, capsys):
-    path = archives / "imagenette_128_train.zip"
+@pytest.mark.parametrize("name, member", [("imagenette_128_train", "imagenette_128_train/n01/n01_2.jpg"),
+                                          ("coco_photos_256", "annotations/person_val.json")])
+def test_a_damaged_member_is_named(archives, definition, tmp_path, capsys, name, member):
+    path = archives / f"{name}.zip"
     with zipfile.ZipFile(path) as archive:
-        offset = archive.getinfo("imagenette_128_train/n01/n01_2.jpg").header_offset
+        start = archive.getinfo(member).header_offset + 30 + len(member)
     content = bytearray(path.read_bytes())
-    content[offset + 400] ^= 0xFF
+    content[start + 20:start + 60] = bytes(b ^ 0xFF for b in content[start + 20:start + 60])
     path.write_bytes(content)
-    refused(capsys, run(tmp_path / "data", definition, "--from-archives", archives),
-            "imagenette_128_train/n01/n01_2.jpg is damaged")
+    refused(capsys, run(tmp_path / "data", definition, "--from-archives", archives), f"{member} is damaged")
 
 
 def test_gaps_in_public_downloads_are_named_before_anything_is_made(public, definition, tmp_path, capsys):
@@ -301,7 +303,7 @@ def test_broken_public_files_are_named(public, definition, tmp_path, capsys):
     photo.write_bytes(whole[:-900])
     refused(capsys, run(tmp_path / "data", definition, *words), "Imagenette val/n02/n02_9: truncated or not decodable")
     photo.write_bytes(whole)
-    file = base / "annotations" / "instances_train2017.json"
+    file = base / "annotations" / "instances_val2017.json"
     data = json.loads(file.read_text())
     put(file, data | {"annotations": [a for a in data["annotations"] if a["id"] != 111]})
     refused(capsys, run(tmp_path / "data", definition, *words), "1 annotation (111) of objects_train not in instances_")
