@@ -3,7 +3,8 @@
 Image i is drawn from its own PCG64 stream [seed, i, part], with integer rasterising, so it does
 not depend on how many are drawn nor on the platform (OpenCV 4.13 and newer agree to the bit).
 Colour, texture, outline, size, turn, background, clutter and occluders are drawn without looking
-at the category: only shape tells it. Objects stand within 45 degrees of upright, on a dim ground.
+at the category: only shape tells it. Colours are few and textures faint, so that shape also helps to
+tell one image from another. Objects stand within 45 degrees of upright, on a dim ground.
 `python -m detco.drawn --sheet FILE` draws a contact sheet.
 """
 
@@ -14,11 +15,13 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
 import cv2
 import numpy as np
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from detco.drawn_shapes import (
@@ -28,7 +31,7 @@ from detco.files import replacing
 
 CLASSES: tuple[str, ...] = tuple(SHAPES)
 SCENE_CLASSES: tuple[str, ...] = ("person", *CLASSES[:4])  # few, for a detector trained for minutes
-VERSION = 1  # raise it whenever a pixel or an annotation changes: it enters every fingerprint
+VERSION = 2  # raise it whenever a pixel or an annotation changes: it enters every fingerprint
 _POOL, _SCENE = 0, 1
 _SQUARE = np.ones((3, 3), np.uint8)
 _PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE)  # quick
@@ -48,8 +51,8 @@ class _Canvas:
     """An image and, for each pixel, the number of the last thing painted there (0: background)."""
 
     def __init__(self, rng: np.random.Generator, height: int, width: int):
-        base = int(rng.integers(40, 100)) + rng.integers(-10, 11, 3)  # things stand out from a dim ground
-        pair = np.stack([base, base + rng.integers(-20, 21)]).astype(np.int32)
+        base = int(rng.integers(55, 85)) + rng.integers(-5, 6, 3)  # things stand out from a dim ground
+        pair = np.stack([base, base + rng.integers(-8, 9)]).astype(np.int32)
         self.image = painted(texture(rng, height, width), pair)
         self.owner = np.zeros((height, width), np.uint8)
         self.painted = 0
@@ -138,20 +141,30 @@ def _check(count: int, size: int) -> None:
 def write_pool(directory: str | os.PathLike, count: int = 4000) -> Path:
     """Write `pool.safetensors` (images, labels; metadata classes, fingerprint, source) and return its path.
 
-    A file that is already there is returned as it is.
+    A file that is already there is returned as it is, unless another version of this module drew it.
     """
     path = Path(directory) / "pool.safetensors"
-    if path.exists():
+    if path.exists() and _version_of(path) in (VERSION, None):
         return path
     images, labels = draw_pool(count)
     digest = hashlib.sha256(f"pool {VERSION}".encode())
     digest.update(images)
     digest.update(labels.astype("<i8").tobytes())
     source = f"detco.drawn version {VERSION}: {count} images of {images.shape[-1]} px, seed 0"
-    metadata = {"classes": json.dumps(CLASSES), "fingerprint": digest.hexdigest(), "source": source}
+    metadata = {"classes": json.dumps(CLASSES), "fingerprint": digest.hexdigest(), "source": source,
+                "version": str(VERSION)}
     with replacing(path) as temporary:
         save_file({"images": images, "labels": labels}, temporary, metadata)
     return path
+
+
+def _version_of(pool: Path) -> int | None:
+    """The version that drew a pool; None where the file cannot be read, which its reader will say."""
+    try:
+        with safe_open(pool, "numpy") as file:
+            return int(file.metadata().get("version", 0))
+    except (OSError, SafetensorError, AttributeError):
+        return None
 
 
 def _polygons(mask: np.ndarray, x: int = 0, y: int = 0) -> list[list[float]]:
@@ -239,15 +252,18 @@ def draw_scenes(count: int, size: int = 160, seed: int = 0) -> tuple[list[np.nda
 
 
 def write_scenes(directory: str | os.PathLike, train: int = 450, val: int = 150) -> Path:
-    """Write train/*.png, val/*.png, annotations/instances_{train,val}.json and fingerprint.txt; return the folder.
+    """Write train/*.png, val/*.png, annotations/instances_{train,val}.json and fingerprint-v<VERSION>.txt; the folder.
 
-    A finished folder is returned as it is. Raises ValueError when it holds anything else.
+    A finished folder is returned as it is; one that another version of this module drew is drawn anew.
+    Raises ValueError when it holds anything else.
     """
-    path = Path(directory)
-    if (path / "fingerprint.txt").exists():
+    path, mark = Path(directory), f"fingerprint-v{VERSION}.txt"
+    if (path / mark).exists():
         return path
+    if path.is_dir() and any(path.glob("fingerprint-v*.txt")):
+        shutil.rmtree(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"{path}: not empty, but no drawn scenes (no fingerprint.txt): name another folder")
+        raise ValueError(f"{path}: not empty, but no drawn scenes (no {mark}): name another folder")
     images, coco = draw_scenes(train + val)
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(f"scenes {VERSION}".encode())
@@ -266,11 +282,11 @@ def write_scenes(directory: str | os.PathLike, train: int = 450, val: int = 150)
             text = json.dumps(part, separators=(",", ":"))
             digest.update(text.encode())
             (built / "annotations" / f"instances_{name}.json").write_text(text)
-        (built / "fingerprint.txt").write_text(digest.hexdigest() + "\n")
+        (built / mark).write_text(digest.hexdigest() + "\n")
         try:
             os.replace(built, path)
         except OSError:
-            if not (path / "fingerprint.txt").exists():  # else another process was first
+            if not (path / mark).exists():  # else another process was first
                 raise
     return path
 

@@ -251,13 +251,14 @@ def posed(rng: np.random.Generator, outline: Outline, extent: float) -> Outline:
 def colours(rng: np.random.Generator, behind: np.ndarray) -> np.ndarray:
     """A colour of the palette, the first of twelve draws that stands out from `behind` [3], and a relative: [2, 3].
 
-    The palette is small on purpose: many images share their colours, so that telling images apart needs shape.
+    The palette is small and the two are close on purpose: many images share their colours and hardly differ in
+    texture, so that telling images apart needs shape.
     """
     draws = _PALETTE[rng.integers(len(_PALETTE), size=12)] + rng.integers(-15, 16, (12, 3))
     apart = draws - behind
     distance = np.minimum(np.einsum("ij,ij->i", apart, apart), _CONTRAST**2)
     first = draws[np.argmax(distance)].clip(0, 255)
-    return np.stack([first, (first + rng.integers(-60, 61)).clip(0, 255)]).astype(np.int32)
+    return np.stack([first, (first + rng.integers(-20, 21)).clip(0, 255)]).astype(np.int32)
 
 
 def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

@@ -53,9 +53,9 @@ def radii(mask: np.ndarray) -> np.ndarray:
 def test_pixels_and_annotations_are_those_recorded():
     images, labels = drawn.draw_pool(12)
     pictures, coco = drawn.draw_scenes(6)
-    assert sha(images, labels.astype("<i8")) == "2da0dc002a030297af04ef62f1201e611ae1d746cc47d481005422d49af768c4"
-    assert sha(*pictures) == "22f0d6b9386173a224c734689a3f42803b65a34fe9135719bcaaa06e0055d8ab"
-    assert sha(json.dumps(coco).encode()) == "a1f57f3ad135f3a11cbf4a14e30f0511d73bd11d37f6ffad86c39537f96ea96e"
+    assert sha(images, labels.astype("<i8")) == "3a9f5d090c012884166cb6bb556388a0b936d0cb6c883a39ef184a3c7abbab36"
+    assert sha(*pictures) == "f4cae9ca3e9550ee3145cb592d71203c8f7aa858081003856ff2e586b0b7fe64"
+    assert sha(json.dumps(coco).encode()) == "1e6cbf393e094ceb59d8e25fdca4f5eac1cb8b9162a2894afd9d31ed8b20b2da"
 
 
 def test_an_image_depends_on_its_seed_and_place_alone():
@@ -218,6 +218,9 @@ def test_write_pool(tmp_path):
     assert drawn.write_pool(path.parent).read_bytes() == b"mine"  # what is there is not drawn again
 
 
+MARK = f"fingerprint-v{drawn.VERSION}.txt"
+
+
 def test_write_scenes(tmp_path):
     folder = drawn.write_scenes(tmp_path / "scenes", train=3, val=2)
     images, coco = drawn.draw_scenes(5)
@@ -229,11 +232,20 @@ def test_write_scenes(tmp_path):
         for entry in stored["images"]:
             picture = cv2.imread(str(folder / part / entry["file_name"]))[..., ::-1]
             assert np.array_equal(picture, images[entry["id"] - 1])
-    mark = folder / "fingerprint.txt"
+    mark = folder / MARK
     assert len(mark.read_text().strip()) == 64 and list(tmp_path.iterdir()) == [folder]
-    assert drawn.write_scenes(tmp_path / "again", 3, 2).joinpath("fingerprint.txt").read_text() == mark.read_text()
+    assert drawn.write_scenes(tmp_path / "again", 3, 2).joinpath(MARK).read_text() == mark.read_text()
     mark.write_text("mine")
     assert drawn.write_scenes(folder) == folder and mark.read_text() == "mine"
+
+
+def test_what_another_version_drew_is_drawn_anew(tmp_path, monkeypatch):
+    folder, pool = drawn.write_scenes(tmp_path / "scenes", 1, 1), drawn.write_pool(tmp_path, 2)
+    monkeypatch.setattr(drawn, "VERSION", drawn.VERSION + 1)
+    before = pool.read_bytes(), (folder / MARK).read_text()
+    assert drawn.write_scenes(folder, 1, 1) == folder and not (folder / MARK).exists()
+    assert (folder / f"fingerprint-v{drawn.VERSION}.txt").read_text() != before[1]
+    assert drawn.write_pool(tmp_path, 2).read_bytes() != before[0]
 
 
 def test_write_scenes_while_another_process_finishes_first(tmp_path, monkeypatch):
@@ -245,7 +257,7 @@ def test_write_scenes_while_another_process_finishes_first(tmp_path, monkeypatch
         return draw(count)
 
     monkeypatch.setattr(drawn, "draw_scenes", slow)
-    assert (drawn.write_scenes(tmp_path / "scenes", 1, 1) / "fingerprint.txt").exists()
+    assert (drawn.write_scenes(tmp_path / "scenes", 1, 1) / MARK).exists()
     assert len(list(tmp_path.iterdir())) == 1
 
 
