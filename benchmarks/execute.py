@@ -1,71 +1,78 @@
 """Carries out a plan: pretrain what is not cached, transfer what has no result, rebuild and print the tables."""
+import argparse
 import json
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 from mmengine import dist
 
 from benchmarks import data as datasets
 from benchmarks.plan import Plan
-from benchmarks.transfer import protocol_of, transfer
+from benchmarks.transfer import Protocol, protocol_of, transfer
 from detco import checkpoint as checkpoints
 from detco import engine
 from detco.config import digest
+from detco.console import say
+from detco.distributed import join
 from detco.files import sha256
 from detco.pool import FolderPool, MemoryPool
-from detco.runner import CONSOLE
 from leaderboard import build, record, tables
 
 
 def execute(plan: Plan) -> int:
     """Run a plan; 0 when every row has its result. Raises what its parts raise, each in one line."""
     arguments = plan.arguments
-    launcher = "pytorch" if "LOCAL_RANK" in os.environ else "none"
-    if launcher != "none":
-        dist.init_dist(launcher)
-    say(plan.note or f"scale {plan.scale}: {plan.scale_config['description']}")
-    rows = {method: pretrained(plan, method, launcher) for method in plan.methods}
+    join()
+    tell(plan.note or f"scale {plan.scale}: {plan.scale_config['description']}")
+    pool = load_pool(plan) if plan.methods else None
+    rows = {method: pretrained(plan, method, pool) for method in plan.methods}
     if arguments.checkpoint:
         rows[arguments.name] = own_checkpoint(plan)
     if arguments.pretrain_only:
         for name, path in rows.items():
-            say(f"{name}: {path}")
+            tell(f"{name}: {path}")
         return 0
     for task in plan.tasks:
-        records = [transferred(plan, name, path, task, seed, launcher)
+        coco = first_on_main(lambda: datasets.coco_for(plan.scale, task, arguments.data_root))
+        protocol = protocol_of(task, plan.scale, plan.scale_config["arch"], coco.classes, plan.overrides(task),
+                               arguments.schedule)
+        records = [transferred(arguments, protocol, coco, name, path, seed)
                    for name, path in rows.items() for seed in arguments.seed]
         if dist.is_main_process():
             report(plan, records)
     return 0
 
 
-def say(text: str) -> None:
-    """Print on rank 0."""
+def tell(text: str) -> None:
+    """Print a line on rank 0."""
     if dist.is_main_process():
-        CONSOLE.print(text, markup=False, soft_wrap=True)
+        say(text)
 
 
-def load_pool(plan: Plan, config: dict) -> MemoryPool | FolderPool:
+def first_on_main(function: Callable):
+    """function(), on rank 0 before the others: what it draws and caches is drawn once."""
+    for turn in (True, False):
+        if dist.is_main_process() is turn:
+            result = function()
+        dist.barrier()
+    return result
+
+
+def load_pool(plan: Plan) -> MemoryPool | FolderPool:
     """The scale's pool in memory, or the folder of its images; drawn first where the scale draws it."""
-    if dist.is_main_process():
-        datasets.pool_for(plan.scale, plan.arguments.data_root)
-    dist.barrier()
-    path = datasets.pool_for(plan.scale, plan.arguments.data_root)
-    if path.is_file():
-        return MemoryPool.load(path)
-    return FolderPool(path, engine.build(config, num_classes=1).view_specs, plan.arguments.pretrain_seed)
+    path = first_on_main(lambda: datasets.pool_for(plan.scale, plan.arguments.data_root))
+    return MemoryPool.load(path) if path.is_file() else FolderPool.load(path)
 
 
-def pretrained(plan: Plan, method: str, launcher: str) -> Path:
+def pretrained(plan: Plan, method: str, pool: MemoryPool | FolderPool) -> Path:
     """The checkpoint of a method at the plan's scale, pretrained unless it is cached."""
     arguments, config = plan.arguments, plan.pretraining(method)
-    pool = load_pool(plan, config)
     if arguments.limit and config["schedule"]["epochs"]:
         config["schedule"]["epochs"] = 1
         pool = pool.limit(arguments.limit * config["schedule"]["batch"])
     identity = engine.identity(config, pool.fingerprint, arguments.pretrain_seed)
     work_dir = arguments.work_dir / "pretrain" / plan.scale / f"{method}-{identity[:12]}"
-    return engine.pretrain(config, pool, work_dir, arguments.pretrain_seed, arguments.resume, launcher,
+    return engine.pretrain(config, pool, work_dir, arguments.pretrain_seed, arguments.resume,
                            arguments.tensorboard)
 
 
@@ -83,20 +90,17 @@ def own_checkpoint(plan: Plan) -> Path:
     return path
 
 
-def transferred(plan: Plan, name: str, checkpoint: Path, task: str, seed: int, launcher: str) -> dict:
+def transferred(arguments: argparse.Namespace, protocol: Protocol, coco: datasets.CocoData, name: str,
+                checkpoint: Path, seed: int) -> dict:
     """The record of one row, run unless the work folder holds it already; filed in the leaderboard."""
-    arguments = plan.arguments
-    coco = datasets.coco_for(plan.scale, task, arguments.data_root)
-    protocol = protocol_of(task, plan.scale, plan.scale_config["arch"], coco.classes, plan.overrides(task),
-                           arguments.schedule)
     key = digest([protocol.fingerprint, coco.fingerprint, sha256(checkpoint), arguments.no_load, arguments.limit])
-    work_dir = arguments.work_dir / "transfer" / plan.scale / task / f"{name}-seed{seed}-{key[:12]}"
+    work_dir = arguments.work_dir / "transfer" / protocol.scale / protocol.task / f"{name}-seed{seed}-{key[:12]}"
     stored = work_dir / "result.json"
     if stored.is_file() and not arguments.force:
-        say(f"{name}, {task}, seed {seed}: reused from {stored} (--force runs it again)")
+        tell(f"{name}, {protocol.task}, seed {seed}: reused from {stored} (--force runs it again)")
         result = json.loads(stored.read_text())
     else:
-        result = transfer(protocol, coco, name, seed, checkpoint, work_dir, launcher=launcher,
+        result = transfer(protocol, coco, name, seed, checkpoint, work_dir,
                           resume=arguments.resume and not arguments.force, load=not arguments.no_load,
                           limit=arguments.limit, workers=_workers(arguments.workers))
     if not (arguments.limit or arguments.no_load) and dist.is_main_process():
@@ -120,13 +124,11 @@ def report(plan: Plan, records: list[dict]) -> None:
         first = records[0]
         shown = [r for r in record.read_all(arguments.results)
                  if all(r[k] == first[k] for k in ("scale", "task", "task_version", "schedule"))]
-    CONSOLE.print()
     new = {r["method"] for r in records}
-    CONSOLE.print(tables.format_rows(shown, highlight=new.pop() if len(new) == 1 else None), markup=False,
-                  soft_wrap=True)
+    say("\n" + tables.format_rows(shown, highlight=new.pop() if len(new) == 1 else None))
     if arguments.compare:
-        CONSOLE.print("\n" + tables.format_comparison(shown, arguments.compare), markup=False, soft_wrap=True)
-    CONSOLE.print()
+        say("\n" + tables.format_comparison(shown, arguments.compare))
+    say("")
     if shortened:
         say("shortened or unloaded run: kept out of the leaderboard")
     else:

@@ -8,12 +8,10 @@ What belongs to the small scale is written down in configs/data/small: names of 
 photos and annotations. Stop at any moment: the same command goes on with what is missing.
 """
 import argparse
-import errno
 import hashlib
 import io
 import json
 import os
-import signal
 import sys
 import zipfile
 import zlib
@@ -23,18 +21,18 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from benchmarks import data as datasets
+from benchmarks.command import ended
 from benchmarks.data import DEFINITION, POOLS, SETS, DataError, Definition, several
+from detco.console import CONSOLE, progress_bar, say
 from detco.files import replacing
 
 POOL_SIDE, PHOTO_SIDE = 128, 256  # pixels; the photo's is its shorter side
 KINDS = {"person": "person_keypoints", "objects": "instances"}  # set -> COCO's annotation files it comes from
-CONSOLE = Console(highlight=False)
 
 
 class Archives:
@@ -281,23 +279,23 @@ def prepare_small(source: Archives | Public, root: Path, definition: Definition)
         text = "; ".join(f"{place}: {several(lost, 'file')} missing" for place, lost in gaps.items())
         raise DataError(f"{text}; complete the download")
     folder = root / "small"
-    with Progress(TextColumn("{task.description:<26}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                  TextColumn("eta"), TimeRemainingColumn(), console=CONSOLE) as bar:
+    with progress_bar() as bar:
         for split, name in POOLS.items():
             make_pool(source, definition, split, folder / name, bar)
         make_coco(source, definition, folder / "coco", bar)
     for name, counts in definition.digests.items():
-        CONSOLE.print(f"{name:<18}", ", ".join(f"{n} {what}" for what, n in counts.items()), soft_wrap=True)
-    CONSOLE.print(f"small: all there in {folder.resolve()}", markup=False, soft_wrap=True)
+        say(f"{name:<18} {', '.join(f'{n} {what}' for what, n in counts.items())}")
+    say(f"small: all there in {folder.resolve()}")
 
 
 def prepare_mini(root: Path) -> None:
     """Draw root/mini, unless it is there."""
     from detco import drawn
+
     with CONSOLE.status("drawing"):
         drawn.write_pool(root / "mini")
         drawn.write_scenes(root / "mini" / "scenes")
-    CONSOLE.print(f"mini: all there in {(root / 'mini').resolve()}", markup=False, soft_wrap=True)
+    say(f"mini: all there in {(root / 'mini').resolve()}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -317,23 +315,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run; the exit status: 0 well, 2 bad input or no room, 130 stopped by the user."""
+    """Run; the exit status (`benchmarks.command.ended`)."""
     arguments = parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        if arguments.scale == "mini":
-            prepare_mini(arguments.data_root)
-        else:
-            prepare_small(_source(arguments), arguments.data_root, Definition.load(arguments.definition))
-        return 0
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, SafetensorError) as error:
-        full = getattr(error, "errno", 0) == errno.ENOSPC or "No space left" in str(error)
-        text = "the disk is full: free some space and run the same command again" if full else str(error)
-        print(f"error: {' '.join(text.split())}", file=sys.stderr)
-        return 2
+    return ended(lambda: prepare(arguments), arguments.data_root)
+
+
+def prepare(arguments: argparse.Namespace) -> int:
+    """What the command line asks for. Raises DataError, in one line, for what is missing or broken."""
+    if arguments.scale == "mini":
+        prepare_mini(arguments.data_root)
+    else:
+        prepare_small(_source(arguments), arguments.data_root, Definition.load(arguments.definition))
+    return 0
 
 
 def _source(arguments: argparse.Namespace) -> Archives | Public:

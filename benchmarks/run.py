@@ -6,15 +6,11 @@
     torchrun --nproc_per_node 8 benchmarks/run.py --scale paper --method detco
 """
 import argparse
-import errno
-import os
-import signal
 import sys
-import time
-import traceback
 from pathlib import Path
 
 from benchmarks import plan as plans
+from benchmarks.command import ended
 from detco.registry import METHODS
 
 
@@ -57,54 +53,23 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run; the exit status: 0 well, 2 bad input or a run that failed, 130 stopped by the user."""
+    """Run; the exit status (`benchmarks.command.ended`)."""
     arguments = parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        if arguments.list:
-            print(plans.listing(arguments.data_root))
-            return 0
-        plan = plans.make(arguments)
-        if arguments.dry_run:
-            print(plan.describe())
-            return 0
-        from benchmarks.execute import execute  # late: imports torch and mmdet
-
-        return execute(plan)
-    except KeyboardInterrupt:
-        print("\nstopped; nothing computed is lost: the same command goes on from here", file=sys.stderr)
-        return 130
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return fail("the disk is full; what was computed is kept: free some space and run the same command again"
-                    if full else str(error))
-    except (ValueError, RuntimeError) as error:
-        # The suite's own RuntimeErrors are subclasses; torch raises the class itself.
-        foreign = type(error) is RuntimeError or type(error) is ValueError and not is_ours(error)
-        return unforeseen(error, arguments.work_dir) if foreign else fail(str(error))
-    except Exception as error:  # noqa: BLE001 - users see one line, developers the file
-        return unforeseen(error, arguments.work_dir)
+    return ended(lambda: run(arguments), arguments.work_dir)
 
 
-def is_ours(error: Exception) -> bool:
-    """Whether this suite raised the error itself, so that its text is written for the user."""
-    frames = traceback.extract_tb(error.__traceback__)
-    root = str(Path(__file__).resolve().parent.parent)
-    return frames[-1].filename.startswith(root) and "site-packages" not in frames[-1].filename
+def run(arguments: argparse.Namespace) -> int:
+    """What the command line asks for. Raises what its parts raise, each in one line."""
+    if arguments.list:
+        print(plans.listing(arguments.data_root))
+        return 0
+    plan = plans.make(arguments)
+    if arguments.dry_run:
+        print(plan.describe())
+        return 0
+    from benchmarks.execute import execute  # late: imports torch and mmdet
 
-
-def fail(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
-
-
-def unforeseen(error: Exception, work_dir: Path) -> int:
-    """One line for what nobody foresaw, the traceback in a file."""
-    work_dir.mkdir(parents=True, exist_ok=True)
-    path = work_dir / f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
-    path.write_text("".join(traceback.format_exception(error)))
-    first = (str(error).strip().splitlines() or [""])[0][:200]
-    return fail(f"{type(error).__name__}: {first} (details in {path})")
+    return execute(plan)
 
 
 if __name__ == "__main__":

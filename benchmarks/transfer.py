@@ -18,7 +18,8 @@ from benchmarks.task import load_task, resolve
 from detco import checkpoint as checkpoints
 from detco.config import digest
 from detco.files import replacing, sha256
-from detco.runner import ClockHook, Runner, quiet
+from detco.runner import Runner, quiet
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -27,7 +28,6 @@ class Protocol:
     task: str
     scale: str
     schedule: str
-    arch: str
     config: dict
 
     @property
@@ -51,7 +51,7 @@ def protocol_of(task: str, scale: str, arch: str, classes: tuple[str, ...], over
     if schedule not in schedules:
         raise ValueError(f"unknown schedule '{schedule}' for {task} at scale {scale}: known: {', '.join(schedules)}")
     config |= dict(schedule=schedules[schedule], arch=arch, classes=list(classes))
-    return Protocol(task, scale, schedule, arch, config)
+    return Protocol(task, scale, schedule, config)
 
 
 def load_backbone(model, path: Path, checkpoint: checkpoints.Checkpoint, rules: list) -> dict:
@@ -133,8 +133,7 @@ def runner_config(protocol: Protocol, data: CocoData, seed: int, workers: int, w
             logger=dict(type="LoggerHook", interval=min(20, iterations)),
             checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=max(1, min(iterations // 4, 5000)),
                             max_keep_ckpts=2)),
-        custom_hooks=[dict(type="PreciseBNHook", iterations=config["precise_bn"]["iterations"]),
-                      dict(type="ClockHook")],
+        custom_hooks=[dict(type="PreciseBNHook", iterations=config["precise_bn"]["iterations"])],
         log_processor=dict(by_epoch=False), randomness=dict(seed=seed), default_scope="mmdet")
 
 
@@ -149,8 +148,7 @@ def _synchronised(node):
 
 
 def transfer(protocol: Protocol, data: CocoData, name: str, seed: int, checkpoint_path: Path, work_dir: Path, *,
-             resume: bool = True, load: bool = True, limit: int | None = None, workers: int = 0,
-             launcher: str = "none") -> dict:
+             resume: bool = True, load: bool = True, limit: int | None = None, workers: int = 0) -> dict:
     """Train and evaluate one detector; the result record (leaderboard.record), also kept in `work_dir`.
 
     Args:
@@ -163,55 +161,31 @@ def transfer(protocol: Protocol, data: CocoData, name: str, seed: int, checkpoin
         CheckpointError: the checkpoint does not fit. DivergedError: a loss that is not finite.
     """
     from mmengine import dist
-    from mmengine.config import ConfigDict
-
-    from benchmarks import heads  # noqa: F401 - registers itself; imports mmdet
 
     work_dir = Path(work_dir)
     if not resume:
         shutil.rmtree(work_dir, ignore_errors=True)
     checkpoint = checkpoints.load(checkpoint_path)
-    if checkpoint.metadata["arch"] != protocol.arch:
+    arch = protocol.config["arch"]
+    if checkpoint.metadata["arch"] != arch:
         raise checkpoints.CheckpointError(f"checkpoint {checkpoint_path}: a {checkpoint.metadata['arch']}; scale "
-                                          f"{protocol.scale} runs {protocol.arch}")
-    if launcher != "none" and not dist.is_distributed():
-        dist.init_dist(launcher)
+                                          f"{protocol.scale} runs {arch}")
     started = time.perf_counter()
-    with quiet(work_dir / "run.log"):
-        config = runner_config(protocol, data, seed, workers, dist.get_world_size(), limit)
-        config["custom_hooks"].append(dict(type="ProgressHook", label=f"{name} {protocol.task} seed {seed}"))
-        config["val_evaluator"]["outfile_prefix"] = str(work_dir / "detections")
-        runner = TransferRunner(
-            **ConfigDict(config), work_dir=str(work_dir), resume=resume, launcher=launcher,
-            visualizer=dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend")]),
-            experiment_name=f"transfer-{work_dir.name}",
-            backbone=(checkpoint_path, checkpoint, protocol.config["load"]) if load else None)
-        try:
-            runner.train()
-            if runner.iter >= runner.max_iters and not (work_dir / "detections.bbox.json").is_file():
-                runner.val()  # stopped between training and evaluation
-        finally:
-            for hook in runner.hooks:
-                if hasattr(hook, "close"):
-                    hook.close()
-    seconds = runner.message_hub.get_info("train_seconds", 0.0)
-    [clock] = [hook for hook in runner.hooks if isinstance(hook, ClockHook)]
-    wall = time.perf_counter() - started + clock.before  # the training of interrupted sessions counts too
-    metrics, per_class = {}, {}
-    for kind in protocol.config["task"]["metrics"]:
-        scores, per_class[kind] = coco_metrics(data.val_annotations, work_dir / f"detections.{kind}.json", kind, limit)
-        metrics |= scores
-    losses = {k: float(v.current()) for k, v in runner.message_hub.log_scalars.items() if k.startswith("train/loss")}
-    record = dict(
-        schema=1, task=protocol.task, task_version=protocol.config["task"]["version"], scale=protocol.scale,
-        schedule=protocol.schedule, method=name, seed=seed, metrics=metrics, per_class=per_class,
-        main_metric=protocol.config["task"]["main_metric"], load_report=runner.load_report, train_losses=losses,
+    config = runner_config(protocol, data, seed, workers, dist.get_world_size(), limit)
+    backbone = (checkpoint_path, checkpoint, protocol.config["load"]) if load else None
+    runner = _run(config, backbone, work_dir, f"{name} {protocol.task} seed {seed}", resume)
+    cost = dict(
+        wall_seconds=round(time.perf_counter() - started + runner.clock.before, 1),
+        train_seconds=round(runner.message_hub.get_info("train_seconds", 0.0), 1),
+        peak_memory_bytes=_peak_memory(), device=_device(), world_size=dist.get_world_size(),
+        accumulation=config["optim_wrapper"]["accumulative_counts"])
+    record = _scored(protocol, data, work_dir, limit) | dict(
+        schema=1, scale=protocol.scale, schedule=protocol.schedule, method=name, seed=seed,
+        load_report=runner.load_report,
+        train_losses={key: float(series.current()) for key, series in runner.message_hub.log_scalars.items()
+                      if key.startswith("train/loss")},
         protocol_fingerprint=protocol.fingerprint, data_fingerprint=data.fingerprint,
-        checkpoint=dict(hash=sha256(checkpoint_path), metadata=checkpoint.metadata),
-        detections=digest([sha256(work_dir / f"detections.{kind}.json") for kind in protocol.config["task"]["metrics"]]),
-        cost=dict(wall_seconds=round(wall, 1), train_seconds=round(seconds, 1),
-                  peak_memory_bytes=_peak_memory(), device=_device(), world_size=dist.get_world_size(),
-                  accumulation=config["optim_wrapper"]["accumulative_counts"]),
+        checkpoint=dict(hash=sha256(checkpoint_path), metadata=checkpoint.metadata), cost=cost,
         environment=environment(), config=dict(protocol=protocol.config), limit=limit)
     if dist.is_main_process():
         with replacing(work_dir / "result.json") as temporary:
@@ -220,6 +194,36 @@ def transfer(protocol: Protocol, data: CocoData, name: str, seed: int, checkpoin
             state.unlink()
     dist.barrier()
     return record
+
+
+def _run(config: dict, backbone: tuple | None, work_dir: Path, label: str, resume: bool) -> TransferRunner:
+    """Train, evaluate, and leave `detections.<kind>.json` in the work folder; the runner that did."""
+    from mmengine.config import ConfigDict
+
+    from benchmarks import heads  # noqa: F401 - registers itself; imports mmdet
+
+    with quiet(work_dir / "run.log"):
+        config["val_evaluator"]["outfile_prefix"] = str(work_dir / "detections")
+        runner = TransferRunner(
+            **ConfigDict(config), work_dir=str(work_dir), resume=resume, label=label,
+            visualizer=dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend")]),
+            experiment_name=f"transfer-{work_dir.name}", backbone=backbone)
+        runner.train()
+        if runner.iter >= runner.max_iters and not (work_dir / "detections.bbox.json").is_file():
+            runner.val()  # stopped between training and evaluation
+    return runner
+
+
+def _scored(protocol: Protocol, data: CocoData, work_dir: Path, limit: int | None) -> dict:
+    """The record's fields that say what was measured, from the detections in the work folder."""
+    task = protocol.config["task"]
+    files = {kind: work_dir / f"detections.{kind}.json" for kind in task["metrics"]}
+    metrics, per_class = {}, {}
+    for kind, file in files.items():
+        scores, per_class[kind] = coco_metrics(data.val_annotations, file, kind, limit)
+        metrics |= scores
+    return dict(task=protocol.task, task_version=task["version"], main_metric=task["main_metric"], metrics=metrics,
+                per_class=per_class, detections=digest(list(map(sha256, files.values()))))
 
 
 def _device() -> str:

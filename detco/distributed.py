@@ -1,8 +1,20 @@
 """What ranks share: gathered keys, shuffled batch statistics, and SyncBN that also runs without CUDA."""
+import os
+
 import torch
 from mmengine import dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
+
+
+def join() -> None:
+    """Join the processes torchrun started, over NCCL, or over gloo where there is no CUDA; alone, do nothing."""
+    if "LOCAL_RANK" not in os.environ or dist.is_distributed():
+        return
+    if torch.cuda.is_available():
+        dist.init_dist("pytorch")
+    else:
+        torch.distributed.init_process_group("gloo")
 
 
 @torch.no_grad()

@@ -1,5 +1,4 @@
 """Pretraining on mmengine's Runner: any method, one process or many, stopped and resumed at any step."""
-import contextlib
 import inspect
 import json
 import math
@@ -132,7 +131,7 @@ def build(config: dict, num_classes: int) -> Method:
 
 
 def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: int = 0, resume: bool = True,
-             launcher: str = "none", tensorboard: bool = False) -> Path:
+             tensorboard: bool = False) -> Path:
     """Pretrain a backbone, or find it finished.
 
     Args:
@@ -141,7 +140,6 @@ def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: 
         work_dir: holds `checkpoint.safetensors` at the end, `run.log`, scalars, and the states to resume from.
         seed: of weights, order and augmentation.
         resume: go on from the newest state there; otherwise start over.
-        launcher: "none" or "pytorch" (torchrun).
         tensorboard: write TensorBoard's event files too.
     Returns:
         the checkpoint's path.
@@ -163,7 +161,7 @@ def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: 
     seconds = 0.0
     if steps:
         with quiet(work_dir / "run.log"):
-            seconds = _train(method, pool, config, steps, work_dir, seed, resume, launcher, tensorboard)
+            seconds = _train(method, pool, config, steps, work_dir, seed, resume, tensorboard)
     if dist.is_main_process():
         seen = steps * config["schedule"]["batch"]
         checkpoint.save(final, method.backbone().state_dict(), dict(
@@ -177,16 +175,14 @@ def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: 
     return final
 
 
-def _train(method, pool, config, steps, work_dir, seed, resume, launcher, tensorboard) -> float:
+def _train(method, pool, config, steps, work_dir, seed, resume, tensorboard) -> float:
     """Run the Runner; seconds spent in training, earlier sessions of the run counted in."""
     device = torch.device(get_device())
     schedule = config["schedule"]
-    if launcher != "none" and not dist.is_distributed():
-        dist.init_dist(launcher)
     if getattr(method, "batch_norm", None) == "sync" and dist.get_world_size() > 1:
         synchronise_batch_norm(method, device)
     in_memory = isinstance(pool, MemoryPool)
-    pool = pool.to(device) if in_memory else pool
+    pool = pool.to(device) if in_memory else pool.cropped(method.view_specs, seed)
     loader = DataLoader(pool, batch_sampler=Stream(len(pool), schedule["batch"], seed),
                         num_workers=0 if in_memory else config["workers"], persistent_workers=False,
                         collate_fn=(lambda batch: {"index": torch.tensor(batch)}) if in_memory else None,
@@ -204,16 +200,11 @@ def _train(method, pool, config, steps, work_dir, seed, resume, launcher, tensor
             logger=dict(type="LoggerHook", interval=10), sampler_seed=None,  # the stream seeds itself
             checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=max(1, min(steps // 10, 1000)),
                             max_keep_ckpts=2, save_last=True)),
-        custom_hooks=[dict(type="MethodHook", seed=seed), dict(type="ClockHook"),
-                      dict(type="ProgressHook", label=f"pretrain {config['method']['type']}")],
+        custom_hooks=[dict(type="MethodHook", seed=seed)], label=f"pretrain {config['method']['type']}",
         log_processor=dict(by_epoch=False), visualizer=dict(type="Visualizer", vis_backends=backends),
-        launcher=launcher, resume=resume, randomness=dict(seed=seed),
+        resume=resume, randomness=dict(seed=seed),
         experiment_name=f"pretrain-{work_dir.name}", default_scope="mmengine")
-    hooks = [hook for hook in runner.hooks if hasattr(hook, "close")]
-    with contextlib.ExitStack() as stack:
-        for hook in hooks:
-            stack.callback(hook.close)
-        runner.train()
+    runner.train()
     return runner.message_hub.get_info("train_seconds")
 
 

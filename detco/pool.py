@@ -1,7 +1,7 @@
 """The pretraining pool: uint8 images in memory, or a folder of JPEGs cropped by loader workers."""
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import safetensors
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import default_loader
 from torchvision.transforms.v2 import functional as F
 
-from detco.views import random_boxes
+from detco.views import View, random_boxes
 
 
 class PoolError(ValueError):
@@ -62,40 +63,50 @@ class MemoryPool(Dataset):
         return MemoryPool(self.images.to(device), self.labels.to(device), self.classes, self.fingerprint)
 
 
+@dataclass(frozen=True)
 class FolderPool(Dataset):
     """Class folders of JPEGs (ImageNet's layout). One decode serves all views; workers crop, the device augments.
 
-    Args:
-        root: folder with one folder of images a class.
-        views: name -> `detco.views.View`, the crops to take.
-        seed: crops depend on (seed, draw, image) alone, whatever the number of workers.
+    Attributes:
+        samples: (path, label) of each image.
+        views: name -> `detco.views.View`, the crops to take (`cropped`).
+        seed: crops depend on (seed, draw, view) alone, whatever the number of workers.
     """
 
-    def __init__(self, root: Path, views: dict, seed: int):
+    samples: list[tuple[str, int]]
+    classes: list[str]
+    fingerprint: str
+    views: dict[str, View] = field(default_factory=dict)
+    seed: int = 0
+
+    @classmethod
+    def load(cls, root: Path) -> "FolderPool":
+        """List a folder that holds one folder of images a class. Raises PoolError."""
         try:
-            self.folder = ImageFolder(str(root))
+            folder = ImageFolder(str(root))
         except FileNotFoundError as error:
             raise PoolError(f"pool {root}: {error}") from None
-        self.views, self.seed = views, seed
-        self.classes = self.folder.classes
-        names = "\n".join(str(Path(path).relative_to(root)) for path, _ in self.folder.samples)
-        self.fingerprint = hashlib.sha256(names.encode()).hexdigest()
+        names = "\n".join(str(Path(path).relative_to(root)) for path, _ in folder.samples)
+        return cls(folder.samples, folder.classes, hashlib.sha256(names.encode()).hexdigest())
 
     def __len__(self) -> int:
-        return len(self.folder)
+        return len(self.samples)
 
     def limit(self, n: int) -> "FolderPool":
         """The folder's first n of a fixed shuffle; another fingerprint, for results kept out of tables."""
-        self.folder.samples = [self.folder.samples[i] for i in first_of_shuffle(len(self), n)]
-        self.fingerprint += f":{len(self)}"
-        return self
+        keep = [self.samples[i] for i in first_of_shuffle(len(self), n)]
+        return replace(self, samples=keep, fingerprint=f"{self.fingerprint}:{len(keep)}")
+
+    def cropped(self, views: dict[str, View], seed: int) -> "FolderPool":
+        """The same images, from which a method's views are cropped."""
+        return replace(self, views=views, seed=seed)
 
     def __getitem__(self, item: tuple[int, int]) -> dict:
         """item (image, draw number) -> {"images": {view: uint8 [3, size, size]}, "labels": int}."""
         number, draw = item
-        path, label = self.folder.samples[number]
+        path, label = self.samples[number]
         try:
-            image = F.pil_to_tensor(self.folder.loader(path))
+            image = F.pil_to_tensor(default_loader(path))
         except OSError as error:
             raise PoolError(f"pool image {path}: cannot be decoded ({error}); remove or replace it") from None
         crops = {}

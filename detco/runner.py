@@ -1,24 +1,21 @@
 """mmengine's Runner as this suite uses it: quiet, atomic, resumable. Pretraining and transfer share it."""
 import contextlib
 import logging
-import os
 import sys
 import time
 import warnings
 from pathlib import Path
 
 import torch
-from mmengine.dist import master_only
+from mmengine.dist import is_distributed, is_main_process, master_only
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import Runner as _Runner
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 
+from detco.console import CONSOLE, progress_bar
 from detco.files import replacing
 
-CONSOLE = Console(highlight=False)
 OWN = "own-run:"
 
 
@@ -41,17 +38,41 @@ def state_of(work_dir: Path) -> str | None:
 
 
 class Runner(_Runner):
-    """Logs to one file `run.log`, writes states under a temporary name, and resumes from its own folder."""
+    """Logs to one file `run.log`, writes states under a temporary name, and resumes from its own folder.
+
+    Runs on the processes of the group that stands (`detco.distributed.join`), without one on this process.
+
+    Args:
+        label: what the progress bar calls the run; the rest is mmengine's.
+    """
+
+    def __init__(self, *args, label: str, **kwargs):
+        super().__init__(*args, launcher="pytorch" if is_distributed() else "none", **kwargs)
+        self.bar, self.clock = ProgressHook(label), ClockHook()
+        self.register_custom_hooks([self.bar, self.clock])
 
     def build_logger(self, log_level="INFO", log_file=None, **kwargs):
         logger = super().build_logger(log_level, str(Path(self.work_dir) / "run.log"), **kwargs)
         logger.handlers[0].setLevel(logging.CRITICAL)  # the console has the progress bar; all else is in the file
         return logger
 
+    def wrap_model(self, model_wrapper_cfg, model):
+        if self.distributed and not torch.cuda.is_available():  # mmengine's own wrapper insists on a GPU a process
+            model_wrapper_cfg = dict(device_ids=None, broadcast_buffers=False)
+        return super().wrap_model(model_wrapper_cfg, model)
+
     @master_only
     def save_checkpoint(self, out_dir, filename, *args, **kwargs):
         with replacing(Path(out_dir) / filename) as temporary:
             super().save_checkpoint(out_dir, temporary.name, *args, **kwargs)
+
+    def train(self):
+        with contextlib.closing(self.bar):
+            return super().train()
+
+    def val(self):
+        with contextlib.closing(self.bar):
+            return super().val()
 
     def load_or_resume(self):
         if self._has_loaded:
@@ -78,7 +99,6 @@ def quiet(log_file: Path):
             CONSOLE.file = None
 
 
-@HOOKS.register_module()
 class ProgressHook(Hook):
     """A progress bar with ETA on rank 0; stops the run at a loss that is not finite."""
 
@@ -87,14 +107,10 @@ class ProgressHook(Hook):
     def __init__(self, label: str, check_every: int = 10):
         self.label, self.check_every = label, check_every
         self.progress = None
-        self.started = time.perf_counter()
 
     def _bar(self, label: str, done: int, total: int):
         self.close()
-        self.progress = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                                 TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn(),
-                                 TextColumn("{task.fields[note]}"), console=CONSOLE,
-                                 disable=int(os.environ.get("RANK", 0)) > 0)
+        self.progress = progress_bar(TextColumn("{task.fields[note]}"), disable=not is_main_process())
         self.progress.start()
         self.task = self.progress.add_task(label, total=total, completed=done, note="")
 
@@ -123,22 +139,12 @@ class ProgressHook(Hook):
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.progress.advance(self.task)
 
-    def after_train(self, runner):
-        self.close()
 
-    def after_val(self, runner):
-        self.close()
-
-    def after_run(self, runner):
-        self.close()
-
-
-@HOOKS.register_module()
 class ClockHook(Hook):
     """Counts the seconds of training in the message hub, so they survive a stop."""
 
     priority = "VERY_HIGH"
-    before = 0.0
+    before = 0.0  # seconds that interrupted sessions of the run have trained
 
     def before_train(self, runner):
         self.resumed_at = time.perf_counter()

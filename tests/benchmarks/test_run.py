@@ -113,6 +113,18 @@ def test_second_call_reuses_the_result(shortened):
     assert again.returncode == 0 and "reused" in again.stdout
 
 
+def test_two_processes_make_one_record(tmp_path):
+    arguments = command(tmp_path, "--method", "detco", "--limit", 2)[1:]
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", *arguments],
+                          capture_output=True, text=True, timeout=900, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("kept out of the leaderboard") == 1
+    [path] = tmp_path.glob("work/transfer/mini/coco_maskrcnn_c4/detco-seed0-*/result.json")
+    record = json.loads(path.read_text())
+    assert record["cost"]["world_size"] == 2 and record["checkpoint"]["metadata"]["budget"]["images"] == 2 * 32
+    assert record["load_report"]["missing"] == [] and record["load_report"]["loaded"] == 120
+
+
 def test_own_checkpoint_is_a_row_and_another_architecture_is_refused(tmp_path):
     torch.save({"state_dict": {f"module.encoder_q.{k}": v for k, v in
                                torchvision.models.resnet18(weights=None).state_dict().items()}}, tmp_path / "a.pth")

@@ -159,7 +159,7 @@ def test_folder_of_images_trains_with_workers_and_names_a_broken_one(tmp_path):
         write_jpeg(image, str(tmp_path / "images" / "ab"[i % 2] / f"{i}.jpg"))
     settings = make_config("moco_v2", **{"workers": 2, "schedule.batch": 4, "schedule.epochs": 1})
     views = engine.build(settings, 1).view_specs
-    folder = FolderPool(tmp_path / "images", views, seed=0)
+    folder = FolderPool.load(tmp_path / "images").cropped(views, seed=0)
     first = folder[3, 11]["images"]["global_q"]
     assert torch.equal(first, folder[3, 11]["images"]["global_q"]) and first.shape == (3, 32, 32)
     assert not torch.equal(first, folder[3, 12]["images"]["global_q"])
@@ -168,7 +168,7 @@ def test_folder_of_images_trains_with_workers_and_names_a_broken_one(tmp_path):
     with pytest.raises(PoolError, match="a/0.jpg"):
         folder[0, 0]
     with pytest.raises(PoolError):
-        FolderPool(tmp_path / "nowhere", views, 0)
+        FolderPool.load(tmp_path / "nowhere")
 
 
 def test_truncated_pool_is_refused(tmp_path):
