@@ -33,6 +33,7 @@ def execute(plan: Plan) -> int:
             tell(f"{name}: {path}")
         return 0
     for task in plan.tasks:
+        tell(f"task {task}")
         coco = first_on_main(lambda: datasets.coco_for(plan.scale, task, arguments.data_root))
         protocol = protocol_of(task, plan.scale, plan.scale_config["arch"], coco.classes, plan.overrides(task),
                                arguments.schedule)

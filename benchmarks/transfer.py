@@ -173,7 +173,7 @@ def transfer(protocol: Protocol, data: CocoData, name: str, seed: int, checkpoin
     started = time.perf_counter()
     config = runner_config(protocol, data, seed, workers, dist.get_world_size(), limit)
     backbone = (checkpoint_path, checkpoint, protocol.config["load"]) if load else None
-    runner = _run(config, backbone, work_dir, f"{name} {protocol.task} seed {seed}", resume)
+    runner = _run(config, backbone, work_dir, f"{name} seed {seed}", resume)
     cost = dict(
         wall_seconds=round(time.perf_counter() - started + runner.clock.before, 1),
         train_seconds=round(runner.message_hub.get_info("train_seconds", 0.0), 1),
