@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from detco.console import STOP, stop
+
 FULL = "the disk is full; what was computed is kept: free some space and run the same command again"
 
 
@@ -17,7 +19,9 @@ def ended(job: Callable[[], int], folder: Path) -> int:
     Args:
         folder: takes the traceback of an error nobody foresaw.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    STOP.clear()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     try:
         return job()
     except KeyboardInterrupt:

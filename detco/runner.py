@@ -13,7 +13,7 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner import Runner as _Runner
 from rich.progress import TextColumn
 
-from detco.console import CONSOLE, progress_bar
+from detco.console import CONSOLE, progress_bar, stop_if_asked
 from detco.files import replacing
 
 OWN = "own-run:"
@@ -100,7 +100,7 @@ def quiet(log_file: Path):
 
 
 class ProgressHook(Hook):
-    """A progress bar with ETA on rank 0; stops the run at a loss that is not finite."""
+    """A progress bar with ETA on rank 0; stops the run when asked to, and at a loss that is not finite."""
 
     priority = "VERY_LOW"
 
@@ -123,6 +123,7 @@ class ProgressHook(Hook):
         self._bar(f"{self.label}: train", runner.iter, runner.max_iters)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        stop_if_asked()
         step = runner.iter + 1
         note = ""
         if outputs and (step % self.check_every == 0 or step == runner.max_iters):
@@ -137,6 +138,7 @@ class ProgressHook(Hook):
         self._bar(f"{self.label}: evaluate", 0, len(runner.val_dataloader))
 
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        stop_if_asked()
         self.progress.advance(self.task)
 
 

@@ -71,14 +71,15 @@ def test_fingerprint_holds_the_protocol_and_nothing_of_the_run(protocol):
 def test_total_batch_is_kept_on_any_number_of_processes(protocol, tmp_path):
     data = CocoData(tmp_path, tmp_path / "t.json", tmp_path, tmp_path / "v.json", CLASSES, "0" * 64)
     protocol.config["data"]["total_batch"], protocol.config["data"]["max_per_process"] = 16, 4
+    schedule = protocol.config["schedule"]
     try:
         for processes, batch, accumulation in ((1, 4, 4), (2, 4, 2), (8, 2, 1)):
             config = transfer.runner_config(protocol, data, 0, 0, processes)
             assert config["train_dataloader"]["batch_size"] == batch
             assert config["optim_wrapper"]["accumulative_counts"] == accumulation
             assert batch * accumulation * processes == 16
-            assert config["train_cfg"]["max_iters"] == 150 * accumulation
-            assert config["param_scheduler"][1]["milestones"] == [120 * accumulation]
+            assert config["train_cfg"]["max_iters"] == schedule["iterations"] * accumulation
+            assert config["param_scheduler"][1]["milestones"] == [m * accumulation for m in schedule["milestones"]]
             kinds = "SyncBN" in json.dumps(config["model"])
             assert kinds == (processes > 1)
         with pytest.raises(ValueError, match="does not divide"):

@@ -1,4 +1,5 @@
 """The engine: exact resume, the stream of images, non-finite losses, the cache."""
+import contextlib
 import json
 import multiprocessing
 import time
@@ -7,8 +8,9 @@ import pytest
 import torch
 
 from detco import checkpoint, config, engine
+from detco.console import STOP, stop
 from detco.pool import FolderPool, MemoryPool, PoolError
-from detco.runner import DivergedError
+from detco.runner import DivergedError, state_of
 
 SMALL = {"method.arch": "resnet18", "schedule.epochs": 2, "schedule.batch": 6}
 VIEW = dict(size=32, area=(0.2, 1.0), blur_sigma=(0.1, 0.5))
@@ -62,6 +64,21 @@ def test_stop_and_resume_is_bit_identical(name, pool, built, tmp_path, monkeypat
     assert steps == [4, 5, 6]  # 7 steps of 6 images: two epochs of 20, the last batch whole
     whole, _, resumed = (method.state_dict() for method in built)
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_a_wish_to_stop_that_a_library_swallowed_stops_after_the_step(pool, tmp_path, monkeypatch):
+    after = engine.MethodHook.after_train_iter
+
+    def swallowing(self, runner, *args, **kwargs):
+        after(self, runner, *args, **kwargs)
+        with contextlib.suppress(KeyboardInterrupt):
+            stop(None, None)
+
+    monkeypatch.setattr(engine.MethodHook, "after_train_iter", swallowing)
+    with pytest.raises(KeyboardInterrupt):
+        engine.pretrain(make_config("moco_v2"), pool, tmp_path, seed=1)
+    STOP.clear()
+    assert state_of(tmp_path).endswith("iter_1.pth")
 
 
 def _run(work_dir):
