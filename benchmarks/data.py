@@ -4,10 +4,11 @@ import json
 import logging
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from detco.config import CONFIGS
+from detco.files import replacing
 
 DEFINITION = CONFIGS / "data" / "small"
 POOLS = {"train": "pool.safetensors", "val": "pool_val.safetensors"}
@@ -47,83 +48,207 @@ class Found:
         return self.text
 
 
-def _paths(scale: str, task: str, root: Path) -> dict[str, tuple[Path, Path]]:
-    """(images, annotations) of each split."""
-    if scale == "mini":
-        base = root / "mini" / "scenes"
-        return {s: (base / s, base / "annotations" / f"instances_{s}.json") for s in SPLITS}
-    if scale == "small":
-        base = root / "small" / "coco"
-        return {s: (base / "photos", base / "annotations" / f"person_{s}.json") for s in SPLITS}
-    base = root / "coco"
-    return {s: (base / f"{s}2017", base / "annotations" / f"instances_{s}2017.json") for s in SPLITS}
+# Where a source of transfer data lies under a scale's folder, by split: (images, annotations).
+COCO_FORM = {
+    "coco": {s: (f"coco/{s}2017", f"coco/annotations/instances_{s}2017.json") for s in SPLITS},
+    "person": {s: (f"coco/{s}2017", f"coco/annotations/person_keypoints_{s}2017.json") for s in SPLITS},
+    "voc": {"train": ("voc/VOCdevkit", "voc/annotations/trainval0712.json"),
+            "val": ("voc/VOCdevkit", "voc/annotations/test2007.json")},
+    "voc07_labels": {"train": ("voc/VOCdevkit", "voc/annotations/trainval2007.json"),
+                     "val": ("voc/VOCdevkit", "voc/annotations/test2007.json")},
+    "cityscapes": {s: (f"cityscapes/leftImg8bit/{s}", f"cityscapes/annotations/instances_{s}.json") for s in SPLITS},
+    "cityscapes_semantic": {s: (f"cityscapes/leftImg8bit/{s}", f"cityscapes/semantic/{s}") for s in SPLITS},
+}
+_PHOTOS = {kind: {s: ("coco/photos", f"coco/annotations/{kind}_{s}.json") for s in SPLITS}
+           for kind in ("person", "objects", "supercategories")}
+SOURCES = {
+    "mini": COCO_FORM | {
+        "coco": {s: (f"scenes/{s}", f"scenes/annotations/instances_{s}.json") for s in SPLITS},
+        "person": {s: (f"scenes/{s}", f"scenes/annotations/person_keypoints_{s}.json") for s in SPLITS}},
+    # VOC's place is taken by objects of 12 supercategories; street scenes have no like among the photos.
+    "small": {"coco": _PHOTOS["person"], "person": _PHOTOS["person"], "voc": _PHOTOS["supercategories"],
+              "voc07_labels": _PHOTOS["supercategories"]},
+    "paper": COCO_FORM,
+}
+CLASS_COUNTS = {
+    "small": {"coco": 1, "person": 1, "voc": 12, "voc07_labels": 12, "imagenet": 10},
+    "paper": {"coco": 80, "person": 1, "voc": 20, "voc07_labels": 20, "cityscapes": 8, "cityscapes_semantic": 19,
+              "imagenet": 1000},
+}
+POOL_FILES = {"mini": POOLS, "small": POOLS, "paper": {split: f"imagenet/{split}" for split in SPLITS}}
+
+
+def folder_of(scale: str, root: Path) -> Path:
+    """Where a scale's data lies."""
+    return root if scale == "paper" else root / scale
+
+
+def _paths(scale: str, source: str, root: Path) -> dict[str, tuple[Path, Path]]:
+    """(images, annotations) of each split. Raises DataError where the scale has no such source."""
+    if source not in SOURCES[scale]:
+        raise DataError(f"the {scale} scale has no {source} data: leave this task out, or run it at another scale")
+    base = folder_of(scale, root)
+    return {split: (base / images, base / annotations)
+            for split, (images, annotations) in SOURCES[scale][source].items()}
 
 
 def available(root: Path) -> dict[str, Found]:
-    """What is there for each scale; only looks whether files exist."""
+    """What is there for each scale, and for the paper scale's further data; only looks whether files exist."""
     def state(needed: list[Path], present: str, absent: str) -> Found:
-        missing = [str(path) for path in needed if not path.exists()]
+        missing = [str(path) for path in dict.fromkeys(needed) if not path.exists()]
         return Found(False, f"{absent}; missing {', '.join(missing)}") if missing else Found(True, present)
 
-    small = [root / "small" / "pool.safetensors", *sum(_paths("small", "", root).values(), ())]
-    paper = sum(_paths("paper", "", root).values(), ())
+    def paths(scale: str, *sources: str) -> list[Path]:
+        return [path for source in sources for pair in _paths(scale, source, root).values() for path in pair]
+
+    def prepare(what: str) -> str:
+        return f"run `python benchmarks/prepare.py {what}`, its --help says from what"
+
+    small = [root / "small" / POOLS["train"], *paths("small", "coco")]
     return {
         "mini": Found(True, "drawn by the package when first needed"),
-        "small": state(list(dict.fromkeys(small)), "Imagenette pool and COCO photos",
-                       "run `python benchmarks/prepare.py small`, its --help says from what"),
-        "paper": state([*paper, root / "imagenet" / "train"], "COCO 2017 and ImageNet",
-                       "link COCO 2017 to coco/ and ImageNet to imagenet/"),
+        "small": state(small, "Imagenette pool and COCO photos", prepare("small")),
+        "paper": state([*paths("paper", "coco", "person"), root / "imagenet" / "train"], "COCO 2017 and ImageNet",
+                       f"{prepare('coco')}; likewise imagenet"),
+        "paper: VOC": state(paths("paper", "voc", "voc07_labels"), "VOC 2007 and 2012", prepare("voc")),
+        "paper: Cityscapes": state(paths("paper", "cityscapes", "cityscapes_semantic"), "instances and semantic maps",
+                                   prepare("cityscapes")),
     }
 
 
-def pool_for(scale: str, root: Path) -> Path:
-    """The pretraining pool of a scale: a pool file, or the folder of ImageNet's classes. The mini pool is drawn
-    when first asked for. Raises DataError where it is missing."""
+def require(scale: str, source: str, root: Path) -> None:
+    """Raise DataError where a source of a scale is plainly not there, before hours go into what comes first."""
+    if scale == "mini":
+        return
+    if source == "imagenet":
+        needed = [folder_of(scale, root) / name for name in POOL_FILES[scale].values()]
+    else:
+        needed = [images for images, _ in _paths(scale, source, root).values()]
+    if missing := [str(path) for path in dict.fromkeys(needed) if not path.exists()]:
+        raise DataError(f"scale {scale}: no {source} data, {' and '.join(missing)} missing; "
+                        "`python benchmarks/run.py --list` says what makes it")
+
+
+def pool_for(scale: str, root: Path, split: str = "train") -> Path:
+    """The pretraining pool of a scale, or its validation part: a pool file, or the folder of ImageNet's classes.
+    The mini pools are drawn when first asked for. Raises DataError where it is missing."""
+    path = folder_of(scale, root) / POOL_FILES[scale][split]
     if scale == "mini":
         from detco.drawn import write_pool
 
-        return write_pool(root / "mini")
-    path = root / "small" / "pool.safetensors" if scale == "small" else root / "imagenet" / "train"
+        return write_pool(path.parent, split=split)
     if not path.exists():
-        raise DataError(f"scale {scale}: no pretraining pool at {path}: {available(root)[scale]}")
+        raise DataError(f"scale {scale}: no pool of images at {path}: {available(root)[scale]}")
     return path
 
 
-def coco_for(scale: str, task: str, root: Path) -> CocoData:
-    """The data a task transfers to at a scale, checked. The mini scenes are drawn when first asked for.
+def coco_for(scale: str, source: str, root: Path) -> CocoData:
+    """The data of a source at a scale, checked. What the mini scale draws is drawn when first asked for.
 
     Raises DataError for whatever `check_coco` finds, and where splits disagree on the categories.
     """
-    if scale == "mini":
-        from detco.drawn import write_scenes
-
-        write_scenes(root / "mini" / "scenes")
-    paths = _paths(scale, task, root)
-    classes = {split: check_coco(*pair) for split, pair in paths.items()}
+    paths = _paths(scale, source, root)
+    _make(scale, source, root, paths)
+    if source == "cityscapes_semantic":
+        for pair in paths.values():
+            check_maps(*pair)
+        classes = dict.fromkeys(SPLITS, classes_of(scale, source, root))
+    else:
+        classes = {split: check_coco(*pair) for split, pair in paths.items()}
     if classes["train"] != classes["val"]:
         raise DataError(f"{paths['val'][1]}: its categories are not those of {paths['train'][1].name}; "
                         "both splits need the same list")
     return CocoData(*paths["train"], *paths["val"], classes["train"], fingerprint(paths))
 
 
-def classes_of(scale: str, task: str, root: Path) -> tuple[str, ...]:
-    """A task's categories without touching images: what `--dry-run` needs. COCO's 80 where COCO is absent."""
+def _make(scale: str, source: str, root: Path, paths: dict[str, tuple[Path, Path]]) -> None:
+    """Draw or derive what a scale makes itself, unless it is there."""
     if scale == "mini":
-        from detco.drawn import SCENE_CLASSES
+        from benchmarks import drawn_sets
 
-        return SCENE_CLASSES
-    if scale == "small":
-        return ("person",)
-    annotations = _paths(scale, task, root)["val"][1]
-    if annotations.exists():
+        drawn_sets.draw(source, root / "mini")
+    if (scale, source) in (("small", "voc"), ("small", "voc07_labels")):
+        for split, (_, annotations) in paths.items():
+            if not annotations.exists():
+                pool_categories(_paths("small", "coco", root)[split][1].with_name(f"objects_{split}.json"), annotations)
+
+
+def pool_categories(annotations: Path, out: Path) -> None:
+    """Write a COCO annotation file whose categories are the supercategories of another's, in their order there."""
+    content = read_coco(annotations)
+    names = list(dict.fromkeys(category["supercategory"] for category in content["categories"]))
+    number = {c["id"]: names.index(c["supercategory"]) + 1 for c in content["categories"]}
+    content["annotations"] = [a | {"category_id": number[a["category_id"]]} for a in content["annotations"]]
+    content["categories"] = [dict(id=i + 1, name=name, supercategory=name) for i, name in enumerate(names)]
+    with replacing(out) as temporary:
+        temporary.write_text(json.dumps(content))
+
+
+def subset(data: CocoData, share: float, seed: int, least: int, folder: Path) -> CocoData:
+    """The data with `share` percent of its training images, the same for a seed everywhere, written down by id.
+
+    Images are ordered by the sha256 of "<seed>:<id>" and the first are taken, so a smaller share is a part of a
+    larger one. The fingerprint stays the whole data's: rows of one table differ in nothing but their seeds.
+
+    Args:
+        least: images there must be; DataError otherwise.
+        folder: takes the annotation file <name>-<share>pct-seed<seed>.json, kept if it is there.
+    """
+    name = f"{data.train_annotations.stem}-{data.fingerprint[:8]}-{share}pct-seed{seed}.json"
+    path = folder / name
+    if not path.exists():
+        content = read_coco(data.train_annotations)
+        ids = sorted((i["id"] for i in content["images"]),
+                     key=lambda number: hashlib.sha256(f"{seed}:{number}".encode()).digest())
+        kept = set(ids[:round(len(ids) * share / 100)])
+        if len(kept) < least:
+            raise DataError(f"{data.train_annotations}: {share} % of its {len(ids)} images are {len(kept)}, fewer than "
+                            f"a batch of {least}; take a larger share")
+        content["images"] = [i for i in content["images"] if i["id"] in kept]
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(content))
+    return replace(data, train_annotations=path)
+
+
+def classes_of(scale: str, source: str, root: Path) -> tuple[str, ...]:
+    """A source's categories without touching images: what `--dry-run` needs. Numbered ones where it is absent."""
+    if scale == "mini":
+        from benchmarks.drawn_sets import classes_of as drawn
+
+        return drawn(source)
+    if source == "cityscapes_semantic":
+        from benchmarks.cityscapes import SEMANTIC_CLASSES
+
+        return SEMANTIC_CLASSES
+    annotations = None if source == "imagenet" else _paths(scale, source, root)["val"][1]
+    if annotations and annotations.is_file():
         return tuple(c["name"] for c in json.loads(annotations.read_text())["categories"])
-    return tuple(f"category {i}" for i in range(1, 81))
+    return tuple(f"category {i}" for i in range(1, CLASS_COUNTS[scale][source] + 1))
+
+
+def check_maps(images: Path, maps: Path) -> None:
+    """Check that each image of a folder in Cityscapes' form, and its label map, is there and whole. Raises DataError."""
+    names = sorted(path.relative_to(images) for path in images.rglob("*_leftImg8bit.png"))
+    if not names:
+        raise DataError(f"{images}: no images named *_leftImg8bit.png; prepare them again")
+    states = {(name, kind): image_state(folder / name.with_name(name.name.replace("leftImg8bit", kind)))
+              for name in names for folder, kind in ((images, "leftImg8bit"), (maps, "labelTrainIds"))}
+    for flaw in (MISSING, BROKEN):
+        if bad := [f"{name.stem} {kind}" for (name, kind), state in states.items() if state == flaw]:
+            raise DataError(f"{maps}: {several(bad, 'file')} {flaw}; prepare them again")
 
 
 def fingerprint(paths: dict[str, tuple[Path, Path]]) -> str:
-    """sha256 over the annotation files' bytes and, for each image they list, its name and size on disk."""
+    """sha256 over the annotation files' bytes and, for each image they list, its name and size on disk; over names
+    and sizes alone where label maps stand in the annotations' place."""
     total = hashlib.sha256()
     for images, annotations in paths.values():
+        if annotations.is_dir():
+            for folder in (images, annotations):
+                files = sorted(path for path in folder.rglob("*.png"))
+                total.update("\n".join(f"{f.relative_to(folder)} {f.stat().st_size}" for f in files).encode())
+            continue
         content = annotations.read_bytes()
         total.update(content)
         names = sorted(image["file_name"] for image in json.loads(content)["images"])

@@ -1,11 +1,17 @@
-"""Make a scale's data: `small` from the public downloads or from archives of them, `mini` drawn by the package.
+"""Make a scale's data, or check a public data set and put it in its place for the `paper` scale.
 
     python benchmarks/prepare.py small --coco DIR --imagenette DIR
     python benchmarks/prepare.py small --from-archives DIR
     python benchmarks/prepare.py mini
+    python benchmarks/prepare.py coco --coco DIR
+    python benchmarks/prepare.py voc --voc DIR
+    python benchmarks/prepare.py cityscapes --cityscapes DIR
+    python benchmarks/prepare.py imagenet --imagenet DIR
 
 What belongs to the small scale is written down in configs/data/small: names of Imagenette's photos, and ids of COCO's
-photos and annotations. Stop at any moment: the same command goes on with what is missing.
+photos and annotations. `mini` is drawn by the package. The public data sets stay where they are: links under the data
+folder lead to them, and what is converted or unpacked lies there. Stop at any moment: the same command goes on with
+what is missing.
 """
 import argparse
 import hashlib
@@ -26,6 +32,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from benchmarks import data as datasets
+from benchmarks import downloads, drawn_sets
 from benchmarks.command import ended
 from benchmarks.data import DEFINITION, POOLS, SETS, DataError, Definition, several
 from detco.console import CONSOLE, progress_bar, say
@@ -33,6 +40,8 @@ from detco.files import replacing
 
 POOL_SIDE, PHOTO_SIDE = 128, 256  # pixels; the photo's is its shorter side
 KINDS = {"person": "person_keypoints", "objects": "instances"}  # set -> COCO's annotation files it comes from
+PUBLIC = {"coco": downloads.prepare_coco, "voc": downloads.prepare_voc, "cityscapes": downloads.prepare_cityscapes,
+          "imagenet": downloads.prepare_imagenet}
 
 
 class Archives:
@@ -289,25 +298,27 @@ def prepare_small(source: Archives | Public, root: Path, definition: Definition)
 
 
 def prepare_mini(root: Path) -> None:
-    """Draw root/mini, unless it is there."""
-    from detco import drawn
-
+    """Draw root/mini's pools, scenes and their forms for the tasks, unless they are there."""
     with CONSOLE.status("drawing"):
-        drawn.write_pool(root / "mini")
-        drawn.write_scenes(root / "mini" / "scenes")
+        drawn_sets.draw_all(root / "mini")
     say(f"mini: all there in {(root / 'mini').resolve()}")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("scale", choices=("small", "mini"), help="the scale whose data to make")
+    p.add_argument("name", choices=("small", "mini", *PUBLIC), help="the scale, or the public data set")
     p.add_argument("--coco", type=Path, metavar="DIR",
-                   help="small: COCO 2017, with train2017/, val2017/ and annotations/ (cocodataset.org)")
+                   help="small, coco: COCO 2017, with train2017/, val2017/ and annotations/ (cocodataset.org)")
     p.add_argument("--imagenette", type=Path, metavar="DIR",
                    help="small: Imagenette version 2, with train/ and val/ (imagenette2, or imagenette2-320)")
     p.add_argument("--from-archives", type=Path, metavar="DIR",
                    help="small: in their place, the folder of imagenette_128_{train,val}.zip and coco_photos_256.zip")
+    p.add_argument("--voc", type=Path, metavar="DIR", help="voc: VOCdevkit, with VOC2007/ and VOC2012/")
+    p.add_argument("--cityscapes", type=Path, metavar="DIR", help="cityscapes: with leftImg8bit/ and gtFine/")
+    p.add_argument("--imagenet", type=Path, metavar="DIR",
+                   help="imagenet: class folders in train/ and val/, or ILSVRC2012_img_train.tar, _img_val.tar and "
+                        "_devkit_t12.tar.gz, unpacked into the data folder")
     p.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="where to (default: data)")
     p.add_argument("--definition", type=Path, default=DEFINITION, metavar="DIR",
                    help="small: other lists of names and ids (default: configs/data/small)")
@@ -322,10 +333,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def prepare(arguments: argparse.Namespace) -> int:
     """What the command line asks for. Raises DataError, in one line, for what is missing or broken."""
-    if arguments.scale == "mini":
-        prepare_mini(arguments.data_root)
+    name, root = arguments.name, arguments.data_root
+    if name == "mini":
+        prepare_mini(root)
+    elif name in PUBLIC:
+        if not (source := getattr(arguments, name)):
+            raise DataError(f"{name}: give --{name} DIR; --help says what it holds")
+        PUBLIC[name](source, root)
+        say(f"{name}: all there in {(root / name).absolute()}")
     else:
-        prepare_small(_source(arguments), arguments.data_root, Definition.load(arguments.definition))
+        prepare_small(_source(arguments), root, Definition.load(arguments.definition))
     return 0
 
 

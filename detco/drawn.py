@@ -138,19 +138,21 @@ def _check(count: int, size: int) -> None:
         raise ValueError(f"drawn data: count {count} and size {size}: give at least 1 image of at least 32 pixels")
 
 
-def write_pool(directory: str | os.PathLike, count: int = 4000) -> Path:
-    """Write `pool.safetensors` (images, labels; metadata classes, fingerprint, source) and return its path.
+def write_pool(directory: str | os.PathLike, count: int | None = None, split: str = "train") -> Path:
+    """Write a pool (images, labels; metadata classes, fingerprint, source) and return its path: pool.safetensors of
+    4,000 images to learn from, or for the split "val" pool_val.safetensors of 1,000 others to be tested on.
 
     A file that is already there is returned as it is, unless another version of this module drew it.
     """
-    path = Path(directory) / "pool.safetensors"
+    name, usual, seed = {"train": ("pool", 4000, 0), "val": ("pool_val", 1000, 1)}[split]
+    path = Path(directory) / f"{name}.safetensors"
     if path.exists() and _version_of(path) in (VERSION, None):
         return path
-    images, labels = draw_pool(count)
+    images, labels = draw_pool(count or usual, seed=seed)
     digest = hashlib.sha256(f"pool {VERSION}".encode())
     digest.update(images)
     digest.update(labels.astype("<i8").tobytes())
-    source = f"detco.drawn version {VERSION}: {count} images of {images.shape[-1]} px, seed 0"
+    source = f"detco.drawn version {VERSION}: {len(images)} images of {images.shape[-1]} px, seed {seed}"
     metadata = {"classes": json.dumps(CLASSES), "fingerprint": digest.hexdigest(), "source": source,
                 "version": str(VERSION)}
     with replacing(path) as temporary:

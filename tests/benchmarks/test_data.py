@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import data as datasets
-from benchmarks.data import DataError, Definition, available, check_coco, coco_for, pool_for
+from benchmarks.data import CocoData, DataError, Definition, available, check_coco, coco_for, pool_for
 
 
 def photo(path, size=(48, 32), seed=0):
@@ -160,16 +160,16 @@ def small(tmp_path):
 
 
 def test_the_fingerprint_follows_annotations_and_images(small):
-    first = coco_for("small", "coco_maskrcnn_c4", small)
+    first = coco_for("small", "coco", small)
     assert first.classes == ("person",)
-    assert coco_for("small", "coco_maskrcnn_c4", small).fingerprint == first.fingerprint
+    assert coco_for("small", "coco", small).fingerprint == first.fingerprint
     text = first.val_annotations.read_text()
     first.val_annotations.write_text(text.replace("9, 9]", "9, 8]", 1))
-    second = coco_for("small", "coco_maskrcnn_c4", small).fingerprint
+    second = coco_for("small", "coco", small).fingerprint
     first.val_annotations.write_text(text)
     with open(first.train_images / "000000000002.jpg", "ab") as image:
         image.write(b"\0")
-    third = coco_for("small", "coco_maskrcnn_c4", small).fingerprint
+    third = coco_for("small", "coco", small).fingerprint
     assert len({first.fingerprint, second, third}) == 3
 
 
@@ -177,7 +177,7 @@ def test_splits_with_different_categories_are_refused(small):
     file = small / "small" / "coco" / "annotations" / "person_val.json"
     file.write_text(file.read_text().replace('"person"', '"dog"'))
     with pytest.raises(DataError, match="person_val.json: its categories are not those of person_train.json"):
-        coco_for("small", "coco_maskrcnn_c4", small)
+        coco_for("small", "coco", small)
 
 
 def test_available_says_what_is_there_and_what_is_missing(small):
@@ -187,7 +187,7 @@ def test_available_says_what_is_there_and_what_is_missing(small):
     os.remove(pool_for("small", small))
     found = available(small)["small"]
     assert not found.ready and str(found).endswith(f"missing {small / 'small' / 'pool.safetensors'}")
-    with pytest.raises(DataError, match="no pretraining pool at .*prepare.py small"):
+    with pytest.raises(DataError, match="no pool of images at .*prepare.py small"):
         pool_for("small", small)
 
 
@@ -215,3 +215,53 @@ def test_digests_ignore_order_and_see_every_id():
 
     assert of({1: [5, 6], 2: []}) == of({2: [], 1: [6, 5]})
     assert of({1: [5, 6], 2: []})["sha256"] != of({1: [5], 2: [6]})["sha256"]
+
+
+def sharing(coco, share, seed, folder, least=1):
+    images, file, write = coco
+    write(lambda d: d.update(images=[dict(id=i, file_name="1.jpg", width=48, height=32) for i in range(1, 201)],
+                             annotations=[dict(id=i, image_id=i, category_id=7, bbox=[1, 2, 3, 4])
+                                          for i in range(1, 201)]))
+    data = CocoData(images, file, images, file, ("person", "kite"), "f" * 64)
+    part = datasets.subset(data, share, seed, least, folder)
+    assert part.fingerprint == data.fingerprint and part.val_annotations == file
+    content = json.loads(part.train_annotations.read_text())
+    ids = {image["id"] for image in content["images"]}
+    assert {a["image_id"] for a in content["annotations"]} == ids
+    return ids, part.train_annotations
+
+
+def test_a_share_is_drawn_by_seed_alone_written_down_and_part_of_a_larger_one(coco, tmp_path):
+    ids, file = sharing(coco, 10, 0, tmp_path / "a")
+    assert len(ids) == 20 and file.name.endswith("-10pct-seed0.json")
+    assert sharing(coco, 10, 0, tmp_path / "b")[0] == ids != sharing(coco, 10, 1, tmp_path / "a")[0]
+    assert sharing(coco, 5, 0, tmp_path / "a")[0] < ids
+    stamp = file.stat().st_mtime_ns
+    assert sharing(coco, 10, 0, tmp_path / "a")[1].stat().st_mtime_ns == stamp  # kept, not drawn again
+
+
+def test_a_share_too_small_for_a_batch_is_refused(coco, tmp_path):
+    with pytest.raises(DataError, match="1 % of its 200 images are 2, fewer than a batch of 16; take a larger share"):
+        sharing(coco, 1, 0, tmp_path / "a", least=16)
+
+
+def test_supercategories_pool_the_categories_in_their_order(coco, tmp_path):
+    images, file, write = coco
+    write(lambda d: (d.update(categories=[dict(id=7, name="cat", supercategory="animal"),
+                                          dict(id=8, name="car", supercategory="vehicle"),
+                                          dict(id=9, name="dog", supercategory="animal")]),
+                     d["annotations"][0].update(category_id=9), d["annotations"][1].update(category_id=8)))
+    datasets.pool_categories(file, tmp_path / "out.json")
+    assert check_coco(images, tmp_path / "out.json") == ("animal", "vehicle")
+    pooled = json.loads((tmp_path / "out.json").read_text())
+    assert [a["category_id"] for a in pooled["annotations"]] == [1, 2, 1]
+
+
+def test_data_that_is_plainly_not_there_is_named_before_anything_runs(tmp_path):
+    with pytest.raises(DataError, match="scale paper: no voc data, .*VOCdevkit missing"):
+        datasets.require("paper", "voc", tmp_path)
+    with pytest.raises(DataError, match="pool_val.safetensors missing"):
+        datasets.require("small", "imagenet", tmp_path)
+    with pytest.raises(DataError, match="the small scale has no cityscapes data"):
+        datasets.require("small", "cityscapes", tmp_path)
+    datasets.require("mini", "cityscapes", tmp_path)

@@ -1,4 +1,4 @@
-"""The small scale from miniature archives and miniature public downloads: made, checked, reused, refused."""
+"""The small scale from miniature archives and miniature public downloads: made, checked, reused, refused. The mini."""
 import io
 import itertools
 import json
@@ -131,7 +131,7 @@ def test_archives_become_the_small_scale(archives, definition, tmp_path, capsys)
     made = tmp_path / "data" / "small"
     assert sorted(p.name for p in made.iterdir()) == ["coco", "pool.safetensors", "pool_val.safetensors"]
     assert sorted(p.name for p in (made / "coco" / "photos").iterdir()) == [f"{i:012d}.jpg" for i in sorted(SIZES)]
-    data = coco_for("small", "coco_maskrcnn_c4", tmp_path / "data")
+    data = coco_for("small", "person", tmp_path / "data")
     assert data.classes == ("person",)
     for name in SETS:
         check_coco(made / "coco" / "photos", made / "coco" / "annotations" / f"{name}.json", decode=True)
@@ -200,7 +200,7 @@ def test_a_second_run_reuses_what_is_whole_and_remakes_what_is_not(archives, def
     root = tmp_path / "data"
     words = ("--from-archives", archives)
     assert run(root, definition, *words) == 0
-    before, fingerprint = files(root), coco_for("small", "coco_maskrcnn_c4", root).fingerprint
+    before, fingerprint = files(root), coco_for("small", "person", root).fingerprint
     assert run(root, definition, *words) == 0
     assert files(root) == before
     pool, photo = root / "small" / "pool.safetensors", root / "small" / "coco" / "photos" / "000000000012.jpg"
@@ -210,13 +210,13 @@ def test_a_second_run_reuses_what_is_whole_and_remakes_what_is_not(archives, def
     os.remove(root / "small" / "coco" / "annotations" / "person_val.json")
     assert run(root, definition, *words) == 0
     assert np.array_equal(load_file(pool)["images"], images) and photo.read_bytes() == picture_bytes
-    assert coco_for("small", "coco_maskrcnn_c4", root).fingerprint == fingerprint
+    assert coco_for("small", "person", root).fingerprint == fingerprint
     assert {k for k, v in files(root).items() if before[k] != v} == {
         "small/pool.safetensors", "small/coco/photos/000000000012.jpg", "small/coco/annotations/person_val.json"}
 
 
 @pytest.mark.parametrize("stage", ["pool", "photos", "annotations"])
-def test_a_stop_leaves_no_half_file_and_the_next_run_completes(archives, definition, tmp_path, monkeypatch, stage, capsys):
+def test_a_stop_leaves_no_half_file(archives, definition, tmp_path, monkeypatch, stage, capsys):
     def stop(*arguments, **options):
         raise KeyboardInterrupt
 
@@ -365,3 +365,10 @@ def test_the_pools_fingerprint_follows_the_source_files(archives, public, defini
 def test_lists_are_read_into_a_definition(definition):
     read = Definition.load(definition)
     assert read.pools == NAMES and read.sets == IDS and read.photos == [11, 12, 13, 21]
+
+
+def test_mini_is_everything_the_package_draws(tmp_path, monkeypatch, capsys):
+    drawn = []
+    monkeypatch.setattr(prepare.drawn_sets, "draw_all", drawn.append)
+    assert prepare.main(["mini", "--data-root", str(tmp_path)]) == 0
+    assert drawn == [tmp_path / "mini"] and "mini: all there" in capsys.readouterr().out
