@@ -2,13 +2,16 @@
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mmengine import dist
 
 from benchmarks import data as datasets
 from benchmarks.plan import Plan
-from benchmarks.transfer import Protocol, protocol_of, transfer
+from benchmarks.task import load_task, source_of
+from benchmarks.transfer import Job, Protocol, kind_of, protocol_of, transfer
 from detco import checkpoint as checkpoints
 from detco import engine
 from detco.config import digest
@@ -24,7 +27,9 @@ def execute(plan: Plan) -> int:
     arguments = plan.arguments
     join()
     tell(plan.note or f"scale {plan.scale}: {plan.scale_config['description']}")
-    pool = load_pool(plan) if plan.methods else None
+    for task in plan.tasks if not arguments.pretrain_only else ():
+        datasets.require(plan.scale, source_of(load_task(task)), arguments.data_root)
+    pool = first_on_main(lambda: load_pool(plan)) if plan.methods else None
     rows = {method: pretrained(plan, method, pool) for method in plan.methods}
     if arguments.checkpoint:
         rows[arguments.name] = own_checkpoint(plan)
@@ -34,10 +39,10 @@ def execute(plan: Plan) -> int:
         return 0
     for task in plan.tasks:
         tell(f"task {task}")
-        coco = first_on_main(lambda: datasets.coco_for(plan.scale, task, arguments.data_root))
-        protocol = protocol_of(task, plan.scale, plan.scale_config["arch"], coco.classes, plan.overrides(task),
-                               arguments.schedule)
-        records = [transferred(arguments, protocol, coco, name, path, seed)
+        data = first_on_main(lambda: data_for(plan, task))
+        protocol = protocol_of(task, plan.scale, plan.scale_config["arch"], data.classes, plan.overrides(task),
+                               plan.schedule(task))
+        records = [transferred(arguments, protocol, data, name, path, seed)
                    for name, path in rows.items() for seed in arguments.seed]
         if dist.is_main_process():
             report(plan, records)
@@ -59,10 +64,47 @@ def first_on_main(function: Callable):
     return result
 
 
-def load_pool(plan: Plan) -> MemoryPool | FolderPool:
+def load_pool(plan: Plan, split: str = "train") -> MemoryPool | FolderPool:
     """The scale's pool in memory, or the folder of its images; drawn first where the scale draws it."""
-    path = first_on_main(lambda: datasets.pool_for(plan.scale, plan.arguments.data_root))
+    path = datasets.pool_for(plan.scale, plan.arguments.data_root, split)
     return MemoryPool.load(path) if path.is_file() else FolderPool.load(path)
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Labelled images to learn from and to be tested on: what the image-level protocols take.
+
+    Both parts are pools, or `benchmarks.svm.Labelled`; each has `classes` and a `fingerprint`.
+    """
+
+    train: Any
+    val: Any
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.train.classes)
+
+    @property
+    def fingerprint(self) -> str:
+        return digest([self.train.fingerprint, self.val.fingerprint])
+
+
+def data_for(plan: Plan, task: str) -> datasets.CocoData | Pools:
+    """What a task learns from and is tested on at the plan's scale, checked."""
+    config, root = load_task(task), plan.arguments.data_root
+    if source_of(config) == "imagenet":
+        pools = Pools(load_pool(plan), load_pool(plan, "val"))
+        if list(pools.train.classes) != list(pools.val.classes):
+            raise datasets.DataError(f"scale {plan.scale}: the validation images have other classes than the pool; "
+                                     "prepare both again")
+        return pools
+    data = datasets.coco_for(plan.scale, source_of(config), root)
+    if kind_of(config) == "svm":
+        from benchmarks.svm import labelled
+
+        return Pools(labelled(data.train_annotations, data.train_images),
+                     labelled(data.val_annotations, data.val_images))
+    return data
 
 
 def pretrained(plan: Plan, method: str, pool: MemoryPool | FolderPool) -> Path:
@@ -91,19 +133,23 @@ def own_checkpoint(plan: Plan) -> Path:
     return path
 
 
-def transferred(arguments: argparse.Namespace, protocol: Protocol, coco: datasets.CocoData, name: str,
+def transferred(arguments: argparse.Namespace, protocol: Protocol, data: datasets.CocoData | Pools, name: str,
                 checkpoint: Path, seed: int) -> dict:
     """The record of one row, run unless the work folder holds it already; filed in the leaderboard."""
-    key = digest([protocol.fingerprint, coco.fingerprint, sha256(checkpoint), arguments.no_load, arguments.limit])
+    key = digest([protocol.fingerprint, data.fingerprint, sha256(checkpoint), arguments.no_load, arguments.limit])
     work_dir = arguments.work_dir / "transfer" / protocol.scale / protocol.task / f"{name}-seed{seed}-{key[:12]}"
     stored = work_dir / "result.json"
     if stored.is_file() and not arguments.force:
         tell(f"{name}, {protocol.task}, seed {seed}: reused from {stored} (--force runs it again)")
         result = json.loads(stored.read_text())
     else:
-        result = transfer(protocol, coco, name, seed, checkpoint, work_dir,
-                          resume=arguments.resume and not arguments.force, load=not arguments.no_load,
-                          limit=arguments.limit, workers=_workers(arguments.workers))
+        if share := (protocol.config["schedule"] or {}).get("share"):
+            least, folder = protocol.config["data"]["total_batch"], arguments.work_dir / "subsets"
+            data = first_on_main(lambda: datasets.subset(data, share, seed, least, folder))
+        result = transfer(Job(
+            protocol, data, name, seed, checkpoint, checkpoints.load(checkpoint), work_dir,
+            resume=arguments.resume and not arguments.force, load=not arguments.no_load, limit=arguments.limit,
+            workers=_workers(arguments.workers)))
     if not (arguments.limit or arguments.no_load) and dist.is_main_process():
         record.write(arguments.results, result)
     return result

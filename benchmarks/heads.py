@@ -3,8 +3,8 @@ from benchmarks import mmcv_ops
 
 mmcv_ops.install()  # mmdet's imports below look up mmcv's compiled operators
 
-from mmcv.cnn import build_norm_layer  # noqa: E402
-from mmdet.models import FCNMaskHead, ResLayer, ResNet  # noqa: E402
+from mmcv.cnn import ConvModule, build_norm_layer  # noqa: E402
+from mmdet.models import FPN, FCNMaskHead, ResLayer, ResNet  # noqa: E402
 from mmdet.registry import MODELS  # noqa: E402
 from mmengine.model import normal_init  # noqa: E402
 from torch import Tensor  # noqa: E402
@@ -41,6 +41,21 @@ class SmallInitMaskHead(FCNMaskHead):
     def init_weights(self) -> None:
         super().init_weights()
         normal_init(self.conv_logits, std=0.001)
+
+
+@MODELS.register_module()
+class PlainTopFPN(FPN):
+    """RetinaNet's FPN (arXiv 1708.02002, section 4): P6 is a convolution of C5, P7 one of P6 after ReLU.
+
+    Neither is normalised, as in detectron2, whatever `norm_cfg` says of the other levels; mmdet's FPN would.
+    """
+
+    def __init__(self, in_channels: list[int], out_channels: int, num_outs: int, **kwargs):
+        super().__init__(in_channels, out_channels, num_outs, add_extra_convs="on_input",
+                         relu_before_extra_convs=True, **kwargs)
+        for i in range(len(in_channels), num_outs):
+            channels = in_channels[-1] if i == len(in_channels) else out_channels
+            self.fpn_convs[i] = ConvModule(channels, out_channels, 3, stride=2, padding=1, act_cfg=None)
 
 
 # The SyncBN of processes without CUDA, where torch has none.

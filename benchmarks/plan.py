@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import data as datasets
-from benchmarks.task import task_names
+from benchmarks.task import load_task, source_of, task_names
 from detco import config
 from detco.registry import METHODS, nearest
 
@@ -37,10 +37,28 @@ class Plan:
         if self.scale != "paper" and task not in self.scale_config["tasks"]:
             raise ValueError(f"task {task}: the {self.scale} scale does not define it; add it to configs/scales/{self.scale}.py")
         if limit := self.arguments.limit:
-            changes["schedules"] = {"limit": dict(iterations=limit, milestones=[])}
-            changes["warmup.iterations"] = min(changes.get("warmup.iterations", 1000), max(1, limit // 2))
-            changes["precise_bn.iterations"] = min(changes.get("precise_bn.iterations", 200), limit)
+            config = load_task(task)
+            if "schedules" in config:
+                changes["schedules"] = {"limit": self._shortened(changes.get("schedules", config["schedules"]), limit)}
+            for part, most in (("warmup", max(1, limit // 2)), ("precise_bn", limit)):
+                if part in config:
+                    key = f"{part}.iterations"
+                    changes[key] = min(changes.get(key, config[part]["iterations"]), most)
         return changes
+
+    @staticmethod
+    def _shortened(schedules: dict, limit: int) -> dict:
+        """The first of the schedules, cut to `limit` iterations (one epoch, where it counts in epochs)."""
+        first = next(iter(schedules.values()))
+        length = dict(epochs=1) if "epochs" in first else dict(iterations=limit)
+        return {**first, **length, "milestones": []}
+
+    def schedule(self, task: str) -> str | None:
+        """The task's schedule that was asked for: the share for a task that has shares, else --schedule."""
+        known = self.overrides(task).get("schedules", load_task(task).get("schedules", {}))
+        if self.arguments.share and any("share" in schedule for schedule in known.values()):
+            return f"{self.arguments.share}%" if not self.arguments.limit else None
+        return self.arguments.schedule if self.arguments.schedule in known or len(self.tasks) == 1 else None
 
     def describe(self) -> str:
         """The plan and every resolved config, for `--dry-run`; reads no images."""
@@ -52,9 +70,9 @@ class Plan:
                   for seed in self.arguments.seed]
         configs = {f"pretrain {m}": self.pretraining(m) for m in self.methods}
         for task in self.tasks:
-            classes = datasets.classes_of(self.scale, task, self.arguments.data_root)
+            classes = datasets.classes_of(self.scale, source_of(load_task(task)), self.arguments.data_root)
             protocol = protocol_of(task, self.scale, self.scale_config["arch"], classes, self.overrides(task),
-                                   self.arguments.schedule)
+                                   self.schedule(task))
             configs[f"task {task}, fingerprint {protocol.fingerprint[:12]}"] = protocol.config
         for title, resolved in configs.items():
             lines += ["", f"{title}:", json.dumps(resolved, indent=1)]
@@ -77,14 +95,18 @@ def make(arguments: argparse.Namespace) -> Plan:
         raise ValueError(f"--limit {arguments.limit}: give 1 or more")
     if arguments.schedule and arguments.limit:
         raise ValueError("--limit shortens the schedule: leave --schedule out")
+    if arguments.schedule and not any(arguments.schedule in load_task(task).get("schedules", {}) for task in tasks):
+        raise ValueError(f"unknown schedule '{arguments.schedule}' for {', '.join(tasks)}; --list names what there is")
     found = datasets.available(arguments.data_root)
     scale, note = (arguments.scale, "") if arguments.scale else _choose(found, arguments.data_root)
     path = config.CONFIGS / "scales" / f"{scale}.py"
-    scale_config = config.load(path) | {"description": _headline(path)}
+    scale_config = config.load(path) | {"description": headline(path)}
     if arguments.compare and arguments.compare not in METHODS:
         known = {path.stem.rsplit("-seed", 1)[0] for path in arguments.results.glob(f"{scale}/**/*.json")}
         if arguments.compare not in known:
             raise ValueError(nearest("method", arguments.compare, sorted(known | set(METHODS))))
+    if arguments.task == ["all"] and scale != "paper":
+        tasks = [task for task in tasks if task in scale_config["tasks"]]
     return Plan(arguments, scale, methods, tasks, scale_config, note)
 
 
@@ -108,7 +130,7 @@ def _choose(found: dict[str, datasets.Found], data_root: Path) -> tuple[str, str
     return "paper", f"COCO found under {data_root}: the paper scale runs"
 
 
-def _headline(path: Path) -> str:
+def headline(path: Path) -> str:
     """First line of a config's docstring, or of its leading comment, without running it."""
     text = path.read_text(encoding="utf-8")
     docstring = ast.get_docstring(ast.parse(text))
@@ -120,7 +142,7 @@ def listing(data_root: Path) -> str:
     lines = []
     for title, folder, names in (("methods", "pretrain", METHODS), ("tasks", "tasks", task_names()),
                                  ("scales", "scales", SCALES)):
-        lines += [title] + [f"  {name:<20} {_headline(config.CONFIGS / folder / f'{name}.py')}" for name in names]
+        lines += [title] + [f"  {name:<20} {headline(config.CONFIGS / folder / f'{name}.py')}" for name in names]
     lines += [f"data under {data_root}"]
     lines += [f"  {scale:<20} {found}" for scale, found in datasets.available(data_root).items()]
     return "\n".join(lines)

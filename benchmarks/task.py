@@ -26,11 +26,17 @@ def load_task(name: str) -> "ConfigDict":
     return ConfigDict(config.load(TASKS / f"{name}.py"))
 
 
+def source_of(task_cfg: dict) -> str:
+    """What data a task learns from (`benchmarks.data.SOURCES`, or "imagenet"); tasks that name none take COCO."""
+    return task_cfg["data"].get("source", "coco")
+
+
 def resolve(task_cfg: dict, arch: str, num_classes: int, overrides: dict[str, Any] | None = None) -> "ConfigDict":
     """Apply dotted overrides, then replace every placeholder by what it stands for.
 
-    Placeholders are whole strings: '{depth}'; '{c2}' to '{c5}', the backbone's channels; '{num_classes}';
-    '{train_scales}' and '{test_scale}', (longer, shorter) sides in pixels from `data`.
+    Placeholders are whole strings: '{depth}'; '{c2}' to '{c5}', the backbone's channels; '{num_classes}'; any key
+    of the task's `data`; '{train_scales}', '{crop_scales}' and '{test_scale}', (longer, shorter) sides in pixels
+    made from it.
 
     Args:
         arch: resnet18, resnet34, resnet50, resnet101 or resnet152.
@@ -46,10 +52,12 @@ def resolve(task_cfg: dict, arch: str, num_classes: int, overrides: dict[str, An
     task_cfg = config.override(task_cfg, overrides or {})
     depth, data = int(arch.removeprefix("resnet")), task_cfg["data"]
     width = 64 if depth < 50 else 256
-    values = {"depth": depth, "num_classes": num_classes,
-              "train_scales": [(data["max_side"], side) for side in data["short_sides"]],
-              "test_scale": (data["test_max_side"], data["test_short_side"])}
-    values |= {f"c{i + 2}": width << i for i in range(4)}
+    values = {**data, "depth": depth, "num_classes": num_classes} | {f"c{i + 2}": width << i for i in range(4)}
+    for name, sides in (("train_scales", "short_sides"), ("crop_scales", "crop_sides")):
+        if sides in data:
+            values[name] = [(data["max_side"], side) for side in data[sides]]
+    if "test_short_side" in data:
+        values["test_scale"] = (data["test_max_side"], data["test_short_side"])
     return ConfigDict(_fill(task_cfg, values))
 
 

@@ -131,7 +131,7 @@ class ProgressHook(Hook):
             if bad:
                 raise DivergedError(f"{self.label}: {bad[0]} is not finite at step {step}; the last good state is "
                                     f"{(state_of(runner.work_dir) or 'none').removeprefix(OWN)}")
-            note = f"loss {float(outputs['loss']):.3f}"
+            note = f"loss {torch.as_tensor(outputs['loss']).item():.3f}"
         self.progress.update(self.task, completed=step, **({"note": note} if note else {}))
 
     def before_val(self, runner):

@@ -42,11 +42,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+%-]*")
 def result_path(root: str | Path, record: dict[str, Any]) -> Path:
     """Where a record lies: `<root>/<scale>/<task>/<method>-seed<k>.json`.
 
-    The paper scale has several schedules a task and puts the schedule between:
+    A schedule that is not simply the scale's own stands between:
     `<root>/paper/<task>/<schedule>/<method>-seed<k>.json`.
     """
     folder = Path(root) / record["scale"] / record["task"]
-    if record["scale"] == "paper":
+    if record["schedule"] != record["scale"]:
         folder /= record["schedule"]
     return folder / f"{record['method']}-seed{record['seed']}.json"
 

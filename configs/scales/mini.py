@@ -23,28 +23,87 @@ pretrain = dict(
     random_init={"method.arch": arch},
 )
 # Dotted changes to configs/tasks/<task>.py.
+sizes = {
+    "data.short_sides": [144, 152, 160, 168, 176],
+    "data.max_side": 224,
+    "data.test_short_side": 160,
+    "data.test_max_side": 224,
+    "data.total_batch": 2,
+}
+training = {
+    "schedules": {"mini": dict(iterations=200, milestones=[130, 175])},
+    "warmup.iterations": 20,
+    "optimizer.optimizer.lr": 0.01,
+    "precise_bn.iterations": 10,
+}
+share = {"schedules": {"10%": dict(iterations=200, milestones=[130, 175], share=10)}}
+proposals = {
+    "model.train_cfg.rpn.sampler.num": 64,
+    "model.train_cfg.rpn_proposal.nms_pre": 500,
+    "model.train_cfg.rpn_proposal.max_per_img": 100,
+    "model.train_cfg.rcnn.sampler.num": 32,
+}
+c4 = sizes | training | proposals | {
+    "model.rpn_head.anchor_generator.scales": [1, 2, 4, 6, 8],
+    # An object covers two to six cells of C4: 8 x 8 samples a RoI are plenty, 4 x 4 after res5.
+    "model.roi_head.bbox_roi_extractor.roi_layer.output_size": 8,
+    "model.roi_head.bbox_head.roi_feat_size": 4,
+    "model.test_cfg.rpn.nms_pre": 500,
+    "model.test_cfg.rpn.max_per_img": 20,
+}
+fpn = sizes | training | proposals | {
+    "model.roi_head.bbox_head.fc_out_channels": 256,
+    "model.test_cfg.rpn.nms_pre": 200,
+    "model.test_cfg.rpn.max_per_img": 50,
+    "model.test_cfg.rcnn.max_per_img": 20,
+}
+mask_fpn = fpn | {"model.roi_head.mask_head.conv_out_channels": 128}
+retinanet = sizes | training | {
+    "model.bbox_head.stacked_convs": 1,  # four start so faint that hundreds of steps pass before they speak
+    "model.test_cfg.nms_pre": 200,
+    "model.test_cfg.max_per_img": 20,
+    "schedules": {"mini": dict(iterations=300, milestones=[200, 265])},
+}
+sparse = sizes | training | {
+    "data.crop_sides": [120, 136, 152],
+    "data.crop_size": (100, 136),
+    "model.rpn_head.num_proposals": 20,
+    "model.test_cfg.rcnn.max_per_img": 20,
+    "schedules": {"mini": dict(iterations=350, milestones=[250, 320])},
+    "optimizer.optimizer.lr": 3e-4,
+} | {f"model.roi_head.bbox_head.{stage}.{key}": value for stage in range(6) for key, value in (
+    ("feedforward_channels", 512), ("dynamic_conv_cfg.feat_channels", 16))}
 tasks = dict(
-    coco_maskrcnn_c4={
-        "data.short_sides": [144, 152, 160, 168, 176],
-        "data.max_side": 224,
-        "data.test_short_side": 160,
-        "data.test_max_side": 224,
-        "data.total_batch": 2,
-        "model.rpn_head.anchor_generator.scales": [1, 2, 4, 6, 8],
-        "model.train_cfg.rpn.sampler.num": 64,
-        "model.train_cfg.rpn_proposal.nms_pre": 500,
-        "model.train_cfg.rpn_proposal.max_per_img": 100,
-        "model.train_cfg.rcnn.sampler.num": 32,
-        # An object covers two to six cells of C4: 8 x 8 samples a RoI are plenty, 4 x 4 after res5.
-        "model.roi_head.bbox_roi_extractor.roi_layer.output_size": 8,
-        "model.roi_head.bbox_head.roi_feat_size": 4,
+    coco_maskrcnn_c4=c4 | {
         "model.train_cfg.rcnn.mask_size": 8,
-        "model.test_cfg.rpn.nms_pre": 500,
-        "model.test_cfg.rpn.max_per_img": 20,
         "model.test_cfg.rcnn.max_per_img": 10,  # res5 runs once more on each detection, for its mask
-        "schedules": {"mini": dict(iterations=200, milestones=[130, 175])},
-        "warmup.iterations": 20,
-        "optimizer.optimizer.lr": 0.01,
-        "precise_bn.iterations": 10,
     },
+    coco_maskrcnn_fpn=mask_fpn,
+    coco_maskrcnn_fpn_4conv1fc=mask_fpn | {"model.roi_head.bbox_head.conv_out_channels": 128},
+    coco_retinanet_fpn=retinanet,
+    coco_keypointrcnn_fpn=fpn | {
+        "model.roi_head.keypoint_head.channels": 128,
+        "model.roi_head.keypoint_head.num_convs": 2,  # without norms, eight learn nothing in hundreds of steps
+        "schedules": {"mini": dict(iterations=250, milestones=[170, 225])},
+        "optimizer.optimizer.lr": 0.02,
+    },
+    coco_sparsercnn=sparse,
+    voc_fasterrcnn_c4=c4,
+    cityscapes_maskrcnn_fpn=mask_fpn,
+    cityscapes_semseg_fcn=training | {
+        "data.total_batch": 4,
+        "data.crop_size": (128, 128),
+        "data.image_size": (192, 160),
+    },
+    coco_semisup_maskrcnn_fpn=mask_fpn | share,
+    coco_semisup_retinanet_fpn=retinanet | share,
+    imagenet_linear={
+        "data.resize": 54,
+        "data.crop": 48,
+        "data.total_batch": 32,
+        "optimizer.lr": 0.01,
+        "schedules": {"mini": dict(epochs=5, milestones=[3, 4])},
+    },
+    knn={"data.resize": 54, "data.crop": 48, "knn.k": 20},
+    voc07_svm={"data.resize": 110, "data.crop": 96},
 )

@@ -21,22 +21,58 @@ pretrain = dict(
     },
     random_init={"method.arch": arch},
 )
+sizes = {
+    "data.short_sides": [224, 240, 256, 272, 288],
+    "data.max_side": 448,
+    "data.test_short_side": 256,
+    "data.test_max_side": 448,
+    "data.total_batch": 8,
+}
+training = {
+    "schedules": {"small": dict(iterations=600, milestones=[450, 550])},
+    "warmup.iterations": 50,
+    "optimizer.optimizer.lr": 0.01,
+    "precise_bn.iterations": 100,
+}
+shares = {"schedules": {f"{share}%": dict(iterations=400, milestones=[300, 370], share=share) for share in (10, 5)}}
+c4 = sizes | training | {
+    "model.rpn_head.anchor_generator.scales": [1, 2, 4, 8, 16],
+    "model.train_cfg.rpn_proposal.nms_pre": 2000,
+    "model.train_cfg.rpn_proposal.max_per_img": 500,
+    "model.train_cfg.rcnn.sampler.num": 64,
+    "model.test_cfg.rpn.nms_pre": 2000,
+    "model.test_cfg.rpn.max_per_img": 200,
+}
+fpn = sizes | training | {
+    "model.rpn_head.anchor_generator.scales": [4],  # 16 to 256 pixels
+    "model.train_cfg.rcnn.sampler.num": 128,
+}
+retinanet = sizes | training | {
+    "model.bbox_head.anchor_generator.octave_base_scale": 2,
+    "optimizer.optimizer.lr": 0.005,
+}
 tasks = dict(
-    coco_maskrcnn_c4={
-        "data.short_sides": [224, 240, 256, 272, 288],
-        "data.max_side": 448,
-        "data.test_short_side": 256,
-        "data.test_max_side": 448,
-        "data.total_batch": 8,
-        "model.rpn_head.anchor_generator.scales": [1, 2, 4, 8, 16],
-        "model.train_cfg.rpn_proposal.nms_pre": 2000,
-        "model.train_cfg.rpn_proposal.max_per_img": 500,
-        "model.train_cfg.rcnn.sampler.num": 64,
-        "model.test_cfg.rpn.nms_pre": 2000,
-        "model.test_cfg.rpn.max_per_img": 200,
-        "schedules": {"small": dict(iterations=600, milestones=[450, 550])},
-        "warmup.iterations": 50,
-        "optimizer.optimizer.lr": 0.01,
-        "precise_bn.iterations": 100,
+    coco_maskrcnn_c4=c4,
+    coco_maskrcnn_fpn=fpn,
+    coco_maskrcnn_fpn_4conv1fc=fpn,
+    coco_retinanet_fpn=retinanet,
+    coco_keypointrcnn_fpn=fpn,
+    coco_sparsercnn=sizes | training | {
+        "data.crop_sides": [192, 224, 256],
+        "data.crop_size": (160, 224),
+        "model.rpn_head.num_proposals": 100,
+        "model.test_cfg.rcnn.max_per_img": 100,
+        "optimizer.optimizer.lr": 1e-4,
     },
+    voc_fasterrcnn_c4=c4,
+    coco_semisup_maskrcnn_fpn=fpn | shares,
+    coco_semisup_retinanet_fpn=retinanet | shares,
+    imagenet_linear={
+        "data.resize": 128,
+        "data.crop": 112,
+        "optimizer.lr": 0.1,
+        "schedules": {"small": dict(epochs=30, milestones=[18, 24])},
+    },
+    knn={"data.resize": 128, "data.crop": 112, "knn.k": 20},
+    voc07_svm={},
 )

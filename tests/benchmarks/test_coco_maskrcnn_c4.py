@@ -114,33 +114,6 @@ def test_the_resolved_config_states_the_protocol(cfg, source, key, value):
     assert node == value, source
 
 
-def test_nothing_is_frozen(model):
-    """PROTOCOLS: every layer trains; SyncBN with norm_eval=True is inert."""
-    assert all(parameter.requires_grad for parameter in model.parameters())
-    model.eval()
-    model.train()
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    # ResNet-50 has 53, and one more follows res5
-    assert len(norms) == 54 and all(norm.training and norm.track_running_stats for norm in norms)
-
-
-def test_input_is_rgb_with_imagenet_statistics(model):
-    """PROTOCOLS: RGB, ImageNet mean and standard deviation in [0, 255]."""
-    bgr = torch.tensor([103.53, 116.28, 123.675]).view(3, 1, 1).expand(3, 16, 16)
-    red = bgr + torch.tensor([0, 0, 58.395]).view(3, 1, 1)  # BGR: one deviation more red
-    (inputs,) = model.data_preprocessor({"inputs": [red], "data_samples": None})["inputs"]
-    torch.testing.assert_close(inputs[:, 0, 0], torch.tensor([1.0, 0, 0]), atol=1e-4, rtol=0)
-
-
-def test_weight_decay_spares_normalisation_only(cfg, model):
-    """PROTOCOLS: weight decay 1e-4, 0 on normalisation layers; read from the built optimiser."""
-    groups = build_optim_wrapper(model, dict(type="OptimWrapper", **cfg.optimizer)).optimizer.param_groups
-    decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
-    norm = {id(p) for m in model.modules() if isinstance(m, _BatchNorm) for p in m.parameters(recurse=False)}
-    assert decay == {id(p): 0.0 if id(p) in norm else 1e-4 for p in model.parameters()}
-    assert {group["lr"] for group in groups} == {0.02}
-
-
 def test_anchors(model):
     """PROTOCOLS: anchors 32 to 512 x 3 ratios; detectron2: offset 0, stride 16."""
     generator = model.rpn_head.prior_generator

@@ -48,7 +48,7 @@ def test_list_names_everything_and_imports_nothing_heavy():
 
 @pytest.mark.parametrize("arguments, words", [
     (["--method", "detko"], "unknown method 'detko': did you mean detco?"),
-    (["--method", "detco", "--task", "coco_maskrcnn"], "did you mean coco_maskrcnn_c4?"),
+    (["--method", "detco", "--task", "coco_maskrcnn_c5"], "did you mean coco_maskrcnn_c4"),
     ([], "nothing to run"),
     (["--checkpoint", "a.pth"], "needs --name"),
     (["--checkpoint", "a.pth", "--name", "detco"], "choose another"),
@@ -56,7 +56,7 @@ def test_list_names_everything_and_imports_nothing_heavy():
     (["--method", "detco", "--limit", "0"], "--limit 0"),
     (["--method", "detco", "--schedule", "9x", "--dry-run"], "unknown schedule '9x'"),
     (["--method", "detco", "--compare", "moco"], "did you mean moco_v2"),
-    (["--method", "detco", "--scale", "small"], "no pretraining pool"),
+    (["--method", "detco", "--scale", "small"], "scale small: no coco data"),
 ])
 def test_bad_input_is_one_clear_line_and_exit_2(arguments, words, tmp_path, capsys):
     assert run.main(command(tmp_path, *arguments)[2:]) == 2

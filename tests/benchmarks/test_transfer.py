@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 
+from benchmarks import detector as harness
 from benchmarks import heads, transfer  # noqa: F401 - heads registers itself
 from benchmarks.data import CocoData
 from benchmarks.evaluate import coco_metrics
@@ -38,7 +39,7 @@ def checkpoint(arch="resnet18"):
 
 def test_every_tensor_of_the_backbone_arrives_where_it_belongs(detector, protocol, tmp_path):
     source = checkpoint()
-    report = transfer.load_backbone(detector, tmp_path / "a", source, protocol.config["load"])
+    report = harness.load_backbone(detector, tmp_path / "a", source, protocol.config["load"])
     assert report["loaded"] == len(source.state) and not report["missing"] and not report["unexpected"]
     for key, value in source.state.items():
         part = detector.roi_head.shared_head if key.startswith("layer4.") else detector.backbone
@@ -54,7 +55,7 @@ def test_a_tensor_that_finds_no_place_or_leaves_one_empty_is_an_error(harm, dete
     source = checkpoint()
     harm(source.state)
     with pytest.raises(checkpoints.CheckpointError, match="does not fit the detector"):
-        transfer.load_backbone(detector, tmp_path / "a", source, protocol.config["load"])
+        harness.load_backbone(detector, tmp_path / "a", source, protocol.config["load"])
 
 
 def test_fingerprint_holds_the_protocol_and_nothing_of_the_run(protocol):
@@ -74,7 +75,7 @@ def test_total_batch_is_kept_on_any_number_of_processes(protocol, tmp_path):
     schedule = protocol.config["schedule"]
     try:
         for processes, batch, accumulation in ((1, 4, 4), (2, 4, 2), (8, 2, 1)):
-            config = transfer.runner_config(protocol, data, 0, 0, processes)
+            config = harness.runner_config(protocol, data, 0, 0, processes)
             assert config["train_dataloader"]["batch_size"] == batch
             assert config["optim_wrapper"]["accumulative_counts"] == accumulation
             assert batch * accumulation * processes == 16
@@ -83,7 +84,7 @@ def test_total_batch_is_kept_on_any_number_of_processes(protocol, tmp_path):
             kinds = "SyncBN" in json.dumps(config["model"])
             assert kinds == (processes > 1)
         with pytest.raises(ValueError, match="does not divide"):
-            transfer.runner_config(protocol, data, 0, 0, 3)
+            harness.runner_config(protocol, data, 0, 0, 3)
     finally:
         protocol.config["data"]["total_batch"] = 2
         del protocol.config["data"]["max_per_process"]

@@ -22,8 +22,11 @@ def test_a_record_comes_back_as_it_was_written(tmp_path, make):
     assert text.endswith("}\n") and text.startswith('{\n "checkpoint"')  # sorted keys, indent 1
 
 
-def test_the_paper_scale_files_by_schedule(tmp_path, make):
-    assert result_path(tmp_path, make(scale="small")) == tmp_path / "small/coco_maskrcnn_c4/detco-seed0.json"
+def test_a_schedule_that_is_not_the_scales_own_is_a_folder(tmp_path, make):
+    small = make(scale="small", schedule="small")
+    assert result_path(tmp_path, small) == tmp_path / "small/coco_maskrcnn_c4/detco-seed0.json"
+    assert result_path(tmp_path, small | {"schedule": "10%"}).parent.name == "10%"
+    assert result_path(tmp_path, small | {"schedule": ""}) == result_path(tmp_path, small)
     paper = make(seed=3, scale="paper", schedule="2x")
     assert write(tmp_path, paper) == tmp_path / "paper/coco_maskrcnn_c4/2x/detco-seed3.json"
     write(tmp_path, make(seed=3, scale="paper", schedule="12k"))
