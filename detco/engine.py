@@ -177,6 +177,15 @@ def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: 
 
 def _train(method, pool, config, steps, work_dir, seed, resume, tensorboard) -> float:
     """Run the Runner; seconds spent in training, earlier sessions of the run counted in."""
+    runner = runner_of(method, pool, config, steps, work_dir, seed, f"pretrain {config['method']['type']}", resume,
+                       tensorboard)
+    runner.train()
+    return runner.message_hub.get_info("train_seconds")
+
+
+def runner_of(method: Method, pool: MemoryPool | FolderPool, config: dict, steps: int, work_dir: Path, seed: int,
+              label: str, resume: bool = True, tensorboard: bool = False) -> Runner:
+    """The Runner that trains `method` on `pool` for `steps`; `config` holds schedule, optimizer, amp and workers."""
     device = torch.device(get_device())
     schedule = config["schedule"]
     if getattr(method, "batch_norm", None) == "sync" and dist.get_world_size() > 1:
@@ -190,7 +199,7 @@ def _train(method, pool, config, steps, work_dir, seed, resume, tensorboard) -> 
     amp = config["amp"] and device.type == "cuda"  # mmengine's AmpOptimWrapper refuses the CPU
     optimizer = dict(type="SGD", **config["optimizer"])
     backends = [dict(type="LocalVisBackend")] + [dict(type="TensorboardVisBackend")] * tensorboard
-    runner = Runner(
+    return Runner(
         model=PretrainModel(method, pool), work_dir=str(work_dir), train_dataloader=loader,
         train_cfg=dict(type="StreamLoop", max_iters=steps),
         optim_wrapper=dict(type="AmpOptimWrapper", dtype="bfloat16", optimizer=optimizer) if amp
@@ -200,12 +209,10 @@ def _train(method, pool, config, steps, work_dir, seed, resume, tensorboard) -> 
             logger=dict(type="LoggerHook", interval=10), sampler_seed=None,  # the stream seeds itself
             checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=max(1, min(steps // 10, 1000)),
                             max_keep_ckpts=2, save_last=True)),
-        custom_hooks=[dict(type="MethodHook", seed=seed)], label=f"pretrain {config['method']['type']}",
+        custom_hooks=[dict(type="MethodHook", seed=seed)], label=label,
         log_processor=dict(by_epoch=False), visualizer=dict(type="Visualizer", vis_backends=backends),
         resume=resume, randomness=dict(seed=seed),
-        experiment_name=f"pretrain-{work_dir.name}", default_scope="mmengine")
-    runner.train()
-    return runner.message_hub.get_info("train_seconds")
+        experiment_name=f"{label}-{work_dir.name}", default_scope="mmengine")
 
 
 def _schedulers(schedule: dict, steps: int) -> list[dict]:

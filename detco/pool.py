@@ -89,6 +89,16 @@ class FolderPool(Dataset):
         names = "\n".join(str(Path(path).relative_to(root)) for path, _ in folder.samples)
         return cls(folder.samples, folder.classes, hashlib.sha256(names.encode()).hexdigest())
 
+    @property
+    def images(self) -> list[str]:
+        """Each image's path."""
+        return [path for path, _ in self.samples]
+
+    @property
+    def labels(self) -> Tensor:
+        """Each image's label [M]."""
+        return torch.tensor([label for _, label in self.samples])
+
     def __len__(self) -> int:
         return len(self.samples)
 

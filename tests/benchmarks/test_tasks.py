@@ -1,0 +1,47 @@
+"""Every task once through the command on a few drawn images: one step, finite, all of it trained, every metric there."""
+import json
+import math
+
+import pytest
+from mmengine.optim import OptimWrapper
+
+from benchmarks import run
+from benchmarks.task import load_task, task_names
+from benchmarks.transfer import kind_of
+from detco import drawn
+
+METRICS = {kind: [f"{kind}_{m}" for m in ("AP", "AP50", "AP75")] for kind in ("bbox", "segm", "keypoints")}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """Arguments that say where data, work and results lie; a small pool and few scenes, drawn once."""
+    folder = tmp_path_factory.mktemp("tasks")
+    drawn.write_pool(folder / "data" / "mini", 60)
+    drawn.write_pool(folder / "data" / "mini", 30, "val")
+    drawn.write_scenes(folder / "data" / "mini" / "scenes", train=24, val=6)
+    return ["--data-root", str(folder / "data"), "--work-dir", str(folder / "work"),
+            "--results", str(folder / "board" / "results")], folder
+
+
+@pytest.mark.parametrize("task", task_names())
+def test_one_step_trains_everything_and_evaluation_fills_the_row(task, places, monkeypatch, capsys):
+    arguments, folder = places
+    untrained, step = [], OptimWrapper.step
+
+    def watched(wrapper, **kwargs):
+        untrained.extend(p.shape for g in wrapper.param_groups for p in g["params"] if p.requires_grad and p.grad is None)
+        step(wrapper, **kwargs)
+
+    monkeypatch.setattr(OptimWrapper, "step", watched)
+    limit = ["--limit", "2"] if kind_of(load_task(task)) == "detector" else ["--limit", "20"]
+    assert run.main(["--method", "random_init", "--scale", "mini", "--task", task, *limit, *arguments]) == 0, capsys.readouterr()
+    assert not untrained
+    [path] = folder.glob(f"work/transfer/mini/{task}/*/result.json")
+    record = json.loads(path.read_text())
+    expected = [name for kind in load_task(task)["task"]["metrics"] for name in METRICS.get(kind, [kind])]
+    assert sorted(record["metrics"]) == sorted(expected)
+    assert all(value is not None and 0 <= value <= 100 for value in record["metrics"].values())
+    assert all(math.isfinite(value) for value in record["train_losses"].values())
+    report = record["load_report"]
+    assert report["loaded"] == 120 and report["missing"] == report["unexpected"] == []
