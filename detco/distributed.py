@@ -8,13 +8,15 @@ from torch.distributed.nn.functional import all_reduce
 
 
 def join() -> None:
-    """Join the processes torchrun started, over NCCL, or over gloo where there is no CUDA; alone, do nothing."""
-    if "LOCAL_RANK" not in os.environ or dist.is_distributed():
+    """Join the processes torchrun or Slurm's srun started, over NCCL; over gloo where torchrun finds no CUDA.
+    Alone, do nothing."""
+    by_torchrun, by_srun = "LOCAL_RANK" in os.environ, int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+    if dist.is_distributed() or not (by_torchrun or by_srun):
         return
-    if torch.cuda.is_available():
-        dist.init_dist("pytorch")
-    else:
+    if by_torchrun and not torch.cuda.is_available():
         torch.distributed.init_process_group("gloo")
+    else:
+        dist.init_dist("pytorch" if by_torchrun else "slurm")
 
 
 @torch.no_grad()

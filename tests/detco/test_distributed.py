@@ -120,3 +120,20 @@ def test_sync_batch_norm_is_batch_norm_over_the_whole_batch(tmp_path):
     for result in results:
         torch.testing.assert_close(result[2], layer.running_mean)
         torch.testing.assert_close(result[3], layer.running_var)
+
+
+@pytest.mark.parametrize("environment, launcher", [
+    ({}, None), ({"LOCAL_RANK": "0"}, "pytorch"), ({"SLURM_STEP_NUM_TASKS": "8"}, "slurm"),
+    ({"SLURM_STEP_NUM_TASKS": "1"}, None), ({"LOCAL_RANK": "0", "SLURM_STEP_NUM_TASKS": "8"}, "pytorch")])
+def test_join_takes_the_launcher_that_started_it(environment, launcher, monkeypatch):
+    from detco import distributed
+
+    started = []
+    for name in ("LOCAL_RANK", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(distributed.dist, "init_dist", started.append)
+    distributed.join()
+    assert started == ([launcher] if launcher else [])
