@@ -142,7 +142,7 @@ def listing(data_root: Path) -> str:
     lines = []
     for title, folder, names in (("methods", "pretrain", METHODS), ("tasks", "tasks", task_names()),
                                  ("scales", "scales", SCALES)):
-        lines += [title] + [f"  {name:<20} {headline(config.CONFIGS / folder / f'{name}.py')}" for name in names]
+        lines += [title] + [f"  {name:<27} {headline(config.CONFIGS / folder / f'{name}.py')}" for name in names]
     lines += [f"data under {data_root}"]
-    lines += [f"  {scale:<20} {found}" for scale, found in datasets.available(data_root).items()]
+    lines += [f"  {scale:<27} {found}" for scale, found in datasets.available(data_root).items()]
     return "\n".join(lines)

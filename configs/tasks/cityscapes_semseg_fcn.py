@@ -22,8 +22,9 @@ model = dict(
         norm_cfg=norm, ignore_index=255))
 
 data = dict(
-    source='cityscapes_semantic', dataset='SemanticDataset', crop_size=(769, 769), image_size=(2048, 1024),
-    scale_range=(0.5, 2.0), filter_cfg=None, batch_sampler=None)
+    _delete_=True,
+    source='cityscapes_semantic', dataset='SemanticDataset', total_batch=16, image_size=(2048, 1024),
+    scale_range=(0.5, 2.0), crop_size=(769, 769), filter_cfg=None, batch_sampler=None)
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
