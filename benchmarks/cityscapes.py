@@ -3,7 +3,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -170,16 +170,7 @@ def draw(scenes: Path, root: Path) -> None:
 
     What is there is kept, unless another version drew it. Raises DataError where `root` holds anything else.
     """
-    mark = f"drawn-v{VERSION}.txt"
-    if (root / mark).exists() and (root / "annotations" / "instances_val.json").exists():
-        return
-    if any(root.glob("drawn-v*.txt")):
-        shutil.rmtree(root)
-    if root.exists() and any(root.iterdir()):
-        raise DataError(f"{root}: not empty, but no drawn scenes (no {mark}); move it away")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as folder:
-        built = Path(folder) / "cityscapes"
+    def fill(built: Path) -> None:
         for split in ("train", "val"):
             content = read_json(scenes / "annotations" / f"instances_{split}.json")
             objects = {image["id"]: [] for image in content["images"]}
@@ -188,6 +179,29 @@ def draw(scenes: Path, root: Path) -> None:
             for image in content["images"]:
                 _draw_one(scenes / split, built, split, image, objects[image["id"]])
         convert(built, built, DRAWN_LABELS)
+
+    draw_once(root, fill, "annotations/instances_val.json")
+
+
+def draw_once(root: Path, fill: Callable[[Path], None], last: str) -> None:
+    """Make the folder `root` by `fill(folder)` under another name, unless this version's drawing is there.
+
+    Args:
+        last: a file without which a drawing counts as broken, relative to `root`.
+    Raises:
+        DataError: `root` holds anything else.
+    """
+    mark = f"drawn-v{VERSION}.txt"
+    if (root / mark).exists() and (root / last).exists():
+        return
+    if any(root.glob("drawn-v*.txt")):
+        shutil.rmtree(root)
+    if root.exists() and any(root.iterdir()):
+        raise DataError(f"{root}: not empty, but no drawn scenes (no {mark}); move it away")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as folder:
+        built = Path(folder) / root.name
+        fill(built)
         (built / mark).touch()
         try:
             os.replace(built, root)

@@ -1,14 +1,12 @@
 """The drawn scenes of the `mini` scale in the forms of the tasks' data sets, made by the converters' own code."""
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from xml.etree import ElementTree
 
 from PIL import Image
 
 from benchmarks import cityscapes, voc
-from detco.drawn import CLASSES, SCENE_CLASSES, VERSION, write_pool, write_scenes
+from detco.drawn import CLASSES, SCENE_CLASSES, write_pool, write_scenes
 from detco.files import replacing
 
 DIFFICULT = 0.2  # an object's share of its box, below which it is marked so
@@ -56,15 +54,10 @@ def draw_voc(scenes: Path, root: Path) -> None:
     """Write the scenes as a VOCdevkit, `root`/VOCdevkit, and convert it into `root`/annotations.
 
     Training scenes fall to 2007 and 2012 in turn; those of validation are 2007's test set. Objects that fill little
-    of their box, as hidden ones do, count as difficult.
+    of their box, as hidden ones do, count as difficult. What is there is kept, unless another version drew it. Raises
+    DataError where `root` holds anything else.
     """
-    mark = root / f"drawn-v{VERSION}.txt"
-    if mark.exists():
-        return
-    shutil.rmtree(root, ignore_errors=True)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as folder:
-        built = Path(folder) / "voc"
+    def fill(built: Path) -> None:
         listed = {("2007", "trainval"): [], ("2012", "trainval"): [], ("2007", "test"): []}
         for split, sets in (("train", (("2007", "trainval"), ("2012", "trainval"))), ("val", (("2007", "test"), ))):
             content = json.loads((scenes / "annotations" / f"instances_{split}.json").read_text())
@@ -82,8 +75,8 @@ def draw_voc(scenes: Path, root: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("\n".join(stems) + "\n")
         voc.convert(built / "VOCdevkit", built / "annotations", SCENE_CLASSES)
-        (built / mark.name).touch()
-        built.rename(root)
+
+    cityscapes.draw_once(root, fill, "annotations/test2007.json")
 
 
 def _write_voc(year: Path, stem: str, scene: Path, image: dict, objects: list[dict]) -> None:
