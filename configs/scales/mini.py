@@ -67,12 +67,17 @@ retinanet = sizes | training | {
 sparse = sizes | training | {
     "data.crop_sides": [120, 136, 152],
     "data.crop_size": (100, 136),
+    "model.neck.out_channels": 64,
     "model.rpn_head.num_proposals": 20,
+    "model.rpn_head.proposal_feature_channel": 64,
+    "model.roi_head.proposal_feature_channel": 64,
+    "model.roi_head.bbox_roi_extractor.out_channels": 64,
     "model.test_cfg.rcnn.max_per_img": 20,
-    "schedules": {"mini": dict(iterations=350, milestones=[250, 320])},
-    "optimizer.optimizer.lr": 3e-4,
+    "schedules": {"mini": dict(iterations=450, milestones=[320, 410])},
+    "optimizer.optimizer.lr": 2e-4,
 } | {f"model.roi_head.bbox_head.{stage}.{key}": value for stage in range(6) for key, value in (
-    ("feedforward_channels", 512), ("dynamic_conv_cfg.feat_channels", 16))}
+    ("in_channels", 64), ("dynamic_conv_cfg.in_channels", 64), ("dynamic_conv_cfg.out_channels", 64),
+    ("feedforward_channels", 256))}
 tasks = dict(
     coco_maskrcnn_c4=c4 | {
         "model.train_cfg.rcnn.mask_size": 8,
