@@ -52,13 +52,28 @@ c4 = sizes | training | proposals | {
     "model.test_cfg.rpn.max_per_img": 20,
 }
 fpn = sizes | training | proposals | {
+    "model.neck.out_channels": 64,
+    "model.rpn_head.in_channels": 64,
+    "model.rpn_head.feat_channels": 64,
+    "model.roi_head.bbox_roi_extractor.out_channels": 64,
+    "model.roi_head.bbox_head.in_channels": 64,
     "model.roi_head.bbox_head.fc_out_channels": 256,
     "model.test_cfg.rpn.nms_pre": 200,
     "model.test_cfg.rpn.max_per_img": 50,
     "model.test_cfg.rcnn.max_per_img": 20,
+    "optimizer.optimizer.lr": 0.02,
 }
-mask_fpn = fpn | {"model.roi_head.mask_head.conv_out_channels": 128}
+# The heads' own convolutions start faint: at their full number or at 64 channels, hundreds of steps draw no mask.
+mask_fpn = fpn | {
+    "model.roi_head.mask_roi_extractor.out_channels": 64,
+    "model.roi_head.mask_head.in_channels": 64,
+    "model.roi_head.mask_head.conv_out_channels": 128,
+    "model.roi_head.mask_head.num_convs": 2,
+}
 retinanet = sizes | training | {
+    "model.neck.out_channels": 64,
+    "model.bbox_head.in_channels": 64,
+    "model.bbox_head.feat_channels": 64,
     "model.bbox_head.stacked_convs": 1,  # four start so faint that hundreds of steps pass before they speak
     "model.test_cfg.nms_pre": 200,
     "model.test_cfg.max_per_img": 20,
@@ -84,13 +99,14 @@ tasks = dict(
         "model.test_cfg.rcnn.max_per_img": 10,  # res5 runs once more on each detection, for its mask
     },
     coco_maskrcnn_fpn=mask_fpn,
-    coco_maskrcnn_fpn_4conv1fc=mask_fpn | {"model.roi_head.bbox_head.conv_out_channels": 128},
+    coco_maskrcnn_fpn_4conv1fc=mask_fpn | {"model.roi_head.bbox_head.conv_out_channels": 64},
     coco_retinanet_fpn=retinanet,
     coco_keypointrcnn_fpn=fpn | {
+        "model.roi_head.keypoint_roi_extractor.out_channels": 64,
+        "model.roi_head.keypoint_head.in_channels": 64,
         "model.roi_head.keypoint_head.channels": 128,
         "model.roi_head.keypoint_head.num_convs": 2,  # without norms, eight learn nothing in hundreds of steps
         "schedules": {"mini": dict(iterations=250, milestones=[170, 225])},
-        "optimizer.optimizer.lr": 0.02,
     },
     coco_sparsercnn=sparse,
     voc_fasterrcnn_c4=c4,
