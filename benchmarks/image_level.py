@@ -57,7 +57,7 @@ def linear(job: Job) -> dict:
     probe = LinearProbe(encoder, len(job.data.classes), View(size=config["data"]["crop"], **config["view"]),
                         config["classifier"]["std"])
     training = dict(schedule=config["schedule"] | dict(policy="step", batch=config["data"]["total_batch"]),
-                    optimizer=config["optimizer"], amp=True, workers=job.workers)
+                    optimizer=config["optimizer"], amp=True, workers=job.workers, max_broken=0.0)
     steps = engine.steps_of(training, len(job.data.train))
     with quiet(job.work_dir / "run.log"):
         runner = engine.runner_of(probe, job.data.train, training, min(steps, job.limit or steps), job.work_dir,

@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader
 
 from detco import checkpoint
 from detco.config import digest
+from detco.console import say
 from detco.distributed import synchronise_batch_norm
 from detco.files import replacing
 from detco.method import Method
-from detco.pool import FolderPool, MemoryPool
+from detco.pool import FolderPool, MemoryPool, PoolError
 from detco.registry import method_class
 from detco.runner import Runner, quiet
 
@@ -111,13 +112,60 @@ class MethodHook(Hook):
         self._method(runner).after_step()
 
 
+@HOOKS.register_module()
+class BrokenImageHook(Hook):
+    """Lists the images of a folder that cannot be decoded, and stops the run when they are too many.
+
+    Args:
+        pool: the folder; it has put another image in a broken one's place.
+        path: the list, one line an image; every rank adds to it.
+        batch: images a step, over the ranks.
+        share: of the images drawn so far, or of the first `LEAST`, how many may be broken.
+    """
+
+    LEAST = 2000
+
+    def __init__(self, pool: FolderPool, path: Path, batch: int, share: float):
+        self.pool, self.path, self.batch, self.share = pool, path, batch, share
+
+    def _listed(self) -> set[str]:
+        return set(self.path.read_text().splitlines()) if self.path.is_file() else set()
+
+    def before_train(self, runner):
+        self.known = self._listed()
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        found = {self.pool.images[i] for i in data_batch.pop("broken").tolist() if i >= 0} - self.known
+        if not found:
+            return
+        with open(self.path, "a") as file:
+            file.write("".join(f"{path}\n" for path in sorted(found)))
+        self.known = self._listed()
+        drawn = min(max((runner.iter + 1) * self.batch, self.LEAST), len(self.pool))
+        if len(self.known) > self.share * drawn:
+            raise PoolError(f"pool: {len(self.known)} of {drawn} images cannot be decoded, more than {self.share:.0%}: "
+                            f"{self.path} lists them; fetch them again or remove them")
+
+    def after_train(self, runner):
+        if self.known and dist.is_main_process():
+            say(f"{len(self.known)} of {len(self.pool)} images could not be decoded, others took their place; "
+                f"listed in {self.path}")
+
+
 def steps_of(config: dict, images: int) -> int:
     """Optimiser steps of a schedule: whole batches in its epochs of the pool."""
     return math.ceil(config["schedule"]["epochs"] * images / config["schedule"]["batch"])
 
 
+def save_every(steps: int) -> int:
+    """Steps between the states a run is resumed from: a tenth of the run, 1000 at most."""
+    return max(1, min(steps // 10, 1000))
+
+
 def identity(config: dict, fingerprint: str, seed: int) -> str:
-    """What a pretraining is known by in the cache: its resolved config, its data and its seed."""
+    """What a pretraining is known by in the cache: its resolved config, its data and its seed. How many workers
+    load, and how many broken images are borne with, is no part of it: weights do not depend on them."""
+    config = {key: value for key, value in config.items() if key not in ("workers", "max_broken")}
     return digest({"config": config, "data": fingerprint, "seed": seed})
 
 
@@ -135,7 +183,8 @@ def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: 
     """Pretrain a backbone, or find it finished.
 
     Args:
-        config: resolved: `method` (name and arguments), `optimizer`, `schedule`, `amp`, `workers`.
+        config: resolved: `method` (name and arguments), `optimizer`, `schedule`, `amp`, `workers`,
+            `max_broken` (the share of a folder's images that may fail to decode).
         pool: the images.
         work_dir: holds `checkpoint.safetensors` at the end, `run.log`, scalars, and the states to resume from.
         seed: of weights, order and augmentation.
@@ -185,12 +234,17 @@ def _train(method, pool, config, steps, work_dir, seed, resume, tensorboard) -> 
 
 def runner_of(method: Method, pool: MemoryPool | FolderPool, config: dict, steps: int, work_dir: Path, seed: int,
               label: str, resume: bool = True, tensorboard: bool = False) -> Runner:
-    """The Runner that trains `method` on `pool` for `steps`; `config` holds schedule, optimizer, amp and workers."""
+    """The Runner that trains `method` on `pool` for `steps`; `config` holds schedule, optimizer, amp, workers
+    and max_broken."""
     device = torch.device(get_device())
     schedule = config["schedule"]
     if getattr(method, "batch_norm", None) == "sync" and dist.get_world_size() > 1:
         synchronise_batch_norm(method, device)
     in_memory = isinstance(pool, MemoryPool)
+    hooks = [dict(type="MethodHook", seed=seed)]
+    if not in_memory:
+        hooks.append(dict(type="BrokenImageHook", pool=pool, path=work_dir / "broken_images.txt",
+                          batch=schedule["batch"], share=config["max_broken"]))
     pool = pool.to(device) if in_memory else pool.cropped(method.view_specs, seed)
     loader = DataLoader(pool, batch_sampler=Stream(len(pool), schedule["batch"], seed),
                         num_workers=0 if in_memory else config["workers"], persistent_workers=False,
@@ -207,9 +261,9 @@ def runner_of(method: Method, pool: MemoryPool | FolderPool, config: dict, steps
         param_scheduler=_schedulers(schedule, steps),
         default_hooks=dict(
             logger=dict(type="LoggerHook", interval=10), sampler_seed=None,  # the stream seeds itself
-            checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=max(1, min(steps // 10, 1000)),
+            checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=save_every(steps),
                             max_keep_ckpts=2, save_last=True)),
-        custom_hooks=[dict(type="MethodHook", seed=seed)], label=label,
+        custom_hooks=hooks, label=label,
         log_processor=dict(by_epoch=False), visualizer=dict(type="Visualizer", vis_backends=backends),
         resume=resume, randomness=dict(seed=seed),
         experiment_name=f"{label}-{work_dir.name}", default_scope="mmengine")

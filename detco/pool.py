@@ -112,16 +112,24 @@ class FolderPool(Dataset):
         return replace(self, views=views, seed=seed)
 
     def __getitem__(self, item: tuple[int, int]) -> dict:
-        """item (image, draw number) -> {"images": {view: uint8 [3, size, size]}, "labels": int}."""
+        """item (image, draw number) -> {"images": {view: uint8 [3, size, size]}, "labels": int, "broken": int}.
+
+        An image that cannot be decoded is replaced by the next one that can; "broken" is then its number, else -1.
+        Raises PoolError where none can.
+        """
         number, draw = item
-        path, label = self.samples[number]
-        try:
-            image = F.pil_to_tensor(default_loader(path))
-        except OSError as error:
-            raise PoolError(f"pool image {path}: cannot be decoded ({error}); remove or replace it") from None
+        for chosen in (*range(number, len(self)), *range(number)):
+            path, label = self.samples[chosen]
+            try:
+                image = F.pil_to_tensor(default_loader(path))
+                break
+            except OSError as error:
+                reason = f"{path}: {error}"
+        else:
+            raise PoolError(f"pool: none of {len(self)} images can be decoded ({reason}); prepare it again")
         crops = {}
         for i, (name, view) in enumerate(self.views.items()):
             generator = torch.Generator().manual_seed(hash((self.seed, draw, i)) & (2**63 - 1))
             x1, y1, x2, y2 = map(int, random_boxes(1, *image.shape[1:], view.area, generator)[0])
             crops[name] = F.resized_crop(image, y1, x1, y2 - y1, x2 - x1, [view.size] * 2, antialias=True)
-        return {"images": crops, "labels": label}
+        return {"images": crops, "labels": label, "broken": -1 if chosen == number else number}

@@ -1,40 +1,47 @@
 """mmengine's Runner as this suite uses it: quiet, atomic, resumable. Pretraining and transfer share it."""
 import contextlib
 import logging
+import pickle
 import sys
 import time
 import warnings
 from pathlib import Path
 
 import torch
-from mmengine.dist import is_distributed, is_main_process, master_only
+from mmengine.dist import get_world_size, is_distributed, is_main_process, master_only
 from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import Runner as _Runner
 from rich.progress import TextColumn
 
-from detco.console import CONSOLE, progress_bar, stop_if_asked
+from detco.console import CONSOLE, progress_bar, say, stop_if_asked
 from detco.files import replacing
 
 OWN = "own-run:"
+CHECK_EVERY = 10  # steps between looks at the losses
 
 
 class DivergedError(RuntimeError):
     """The loss is no longer finite."""
 
 
+class DamagedStateError(RuntimeError):
+    """A state to resume from that cannot be read."""
+
+
 @CheckpointLoader.register_scheme(prefixes=OWN)
 def _load_own(filename, map_location):
     """The run's own state holds mmengine's message hub, which torch's tensors-only loader refuses. Foreign
-    files never come this way: only `state_of` makes such names, from the run's own folder."""
-    return torch.load(filename.removeprefix(OWN), map_location=map_location, weights_only=False)
+    files never come this way: only `Runner.load_or_resume` makes such names, from the run's own folder."""
+    try:
+        return torch.load(filename.removeprefix(OWN), map_location=map_location, weights_only=False)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise DamagedStateError(str(error).splitlines()[0]) from None
 
 
-def state_of(work_dir: Path) -> str | None:
-    """The newest complete state in a work folder, as a name `Runner.resume` takes; None if there is none."""
-    pointer = Path(work_dir) / "last_checkpoint"
-    newest = Path(work_dir) / Path(pointer.read_text().strip()).name if pointer.is_file() else None
-    return f"{OWN}{newest}" if newest and newest.is_file() else None
+def states_of(work_dir: Path) -> list[Path]:
+    """The states in a work folder, newest first."""
+    return sorted(Path(work_dir).glob("iter_*.pth"), key=lambda path: int(path.stem[len("iter_"):]), reverse=True)
 
 
 class Runner(_Runner):
@@ -48,8 +55,9 @@ class Runner(_Runner):
 
     def __init__(self, *args, label: str, **kwargs):
         super().__init__(*args, launcher="pytorch" if is_distributed() else "none", **kwargs)
-        self.bar, self.clock = ProgressHook(label), ClockHook()
-        self.register_custom_hooks([self.bar, self.clock])
+        self.label = label
+        self.bar, self.clock, self.losses = ProgressHook(label), ClockHook(), FiniteHook()
+        self.register_custom_hooks([self.bar, self.clock, self.losses])
 
     def build_logger(self, log_level="INFO", log_file=None, **kwargs):
         logger = super().build_logger(log_level, str(Path(self.work_dir) / "run.log"), **kwargs)
@@ -63,6 +71,9 @@ class Runner(_Runner):
 
     @master_only
     def save_checkpoint(self, out_dir, filename, *args, **kwargs):
+        self.losses.check(self)
+        if not all(p.isfinite().all() for p in self.model.parameters()):
+            raise self.diverged(f"a weight is not finite after step {self.iter + 1}")
         with replacing(Path(out_dir) / filename) as temporary:
             super().save_checkpoint(out_dir, temporary.name, *args, **kwargs)
 
@@ -78,8 +89,16 @@ class Runner(_Runner):
         if self._has_loaded:
             return
         self._has_loaded = True
-        if self._resume and (state := state_of(self.work_dir)):
-            self.resume(state)
+        for state in states_of(self.work_dir) if self._resume else ():
+            try:
+                return self.resume(f"{OWN}{state}")
+            except DamagedStateError as error:
+                say(f"{state}: cannot be read ({error}); going on from the state before it")
+
+    def diverged(self, what: str) -> DivergedError:
+        """The error that ends a run whose numbers are no longer finite."""
+        last = next(iter(states_of(self.work_dir)), "none")
+        return DivergedError(f"{self.label}: {what}; the last good state is {last}")
 
 
 @contextlib.contextmanager
@@ -100,12 +119,12 @@ def quiet(log_file: Path):
 
 
 class ProgressHook(Hook):
-    """A progress bar with ETA on rank 0; stops the run when asked to, and at a loss that is not finite."""
+    """A progress bar with ETA on rank 0; stops the run when asked to."""
 
     priority = "VERY_LOW"
 
-    def __init__(self, label: str, check_every: int = 10):
-        self.label, self.check_every = label, check_every
+    def __init__(self, label: str):
+        self.label = label
         self.progress = None
 
     def _bar(self, label: str, done: int, total: int):
@@ -125,14 +144,10 @@ class ProgressHook(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         stop_if_asked()
         step = runner.iter + 1
-        note = ""
-        if outputs and (step % self.check_every == 0 or step == runner.max_iters):
-            bad = [name for name, value in outputs.items() if not torch.isfinite(torch.as_tensor(value)).all()]
-            if bad:
-                raise DivergedError(f"{self.label}: {bad[0]} is not finite at step {step}; the last good state is "
-                                    f"{(state_of(runner.work_dir) or 'none').removeprefix(OWN)}")
-            note = f"loss {torch.as_tensor(outputs['loss']).item():.3f}"
-        self.progress.update(self.task, completed=step, **({"note": note} if note else {}))
+        note = {}
+        if outputs and (step % CHECK_EVERY == 0 or step == runner.max_iters):
+            note = dict(note=f"loss {torch.as_tensor(outputs['loss']).item():.3f}")
+        self.progress.update(self.task, completed=step, **note)
 
     def before_val(self, runner):
         self._bar(f"{self.label}: evaluate", 0, len(runner.val_dataloader))
@@ -142,8 +157,32 @@ class ProgressHook(Hook):
         self.progress.advance(self.task)
 
 
+class FiniteHook(Hook):
+    """Stops the run at a loss that is not finite: looks at several steps' together, since a look waits for the
+    device, and before a state is saved."""
+
+    priority = "LOW"  # before the state is saved
+
+    def __init__(self):
+        self.unseen: dict[int, dict[str, torch.Tensor]] = {}  # step -> its losses
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        step = runner.iter + 1
+        self.unseen[step] = {name: torch.as_tensor(value).detach() for name, value in (outputs or {}).items()}
+        if step % CHECK_EVERY == 0 or step == runner.max_iters:
+            self.check(runner)
+
+    def check(self, runner) -> None:
+        """Raise DivergedError, naming the first step and term that is not finite."""
+        unseen, self.unseen = self.unseen, {}
+        for step, losses in unseen.items():
+            if bad := [name for name, value in losses.items() if not value.isfinite().all()]:
+                term = next((name for name in bad if name != "loss"), "loss")  # the sum says less than its term
+                raise runner.diverged(f"{term} is not finite at step {step}")
+
+
 class ClockHook(Hook):
-    """Counts the seconds of training in the message hub, so they survive a stop."""
+    """Counts the seconds of training in the message hub, so they survive a stop; tells of another world size."""
 
     priority = "VERY_HIGH"
     before = 0.0  # seconds that interrupted sessions of the run have trained
@@ -151,6 +190,11 @@ class ClockHook(Hook):
     def before_train(self, runner):
         self.resumed_at = time.perf_counter()
         self.before = runner.message_hub.get_info("train_seconds", 0.0)
+        now = get_world_size()
+        if (then := runner.message_hub.get_info("world_size", now)) != now and is_main_process():
+            say(f"resumed with {now} process{'es' * (now > 1)} after {then}: batches, their order and the schedule stay; "
+                "each process draws its views and normalises its part of a batch anew, so weights will differ")
+        runner.message_hub.update_info("world_size", now)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         runner.message_hub.update_info("train_seconds", self.before + time.perf_counter() - self.resumed_at)

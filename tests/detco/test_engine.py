@@ -3,14 +3,16 @@ import contextlib
 import json
 import multiprocessing
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from torchvision.io import write_jpeg
 
 from detco import checkpoint, config, engine
 from detco.console import STOP, stop
 from detco.pool import FolderPool, MemoryPool, PoolError
-from detco.runner import DivergedError, state_of
+from detco.runner import DivergedError, states_of
 
 SMALL = {"method.arch": "resnet18", "schedule.epochs": 2, "schedule.batch": 6}
 VIEW = dict(size=32, area=(0.2, 1.0), blur_sigma=(0.1, 0.5))
@@ -42,28 +44,62 @@ def built(monkeypatch):
     return methods
 
 
-@pytest.mark.parametrize("name", ["detco", "moco_v2", "supervised"])
-def test_stop_and_resume_is_bit_identical(name, pool, built, tmp_path, monkeypatch):
-    engine.pretrain(make_config(name), pool, tmp_path / "whole", seed=1)
+@contextlib.contextmanager
+def stopped_in_step(number):
+    """Ctrl-C in this step, before its state is saved."""
     after = engine.MethodHook.after_train_iter
 
     def stop(self, runner, *args, **kwargs):
-        if runner.iter == 4:
+        if runner.iter + 1 == number:
             raise KeyboardInterrupt
         after(self, runner, *args, **kwargs)
 
-    with monkeypatch.context() as context:
+    with pytest.MonkeyPatch.context() as context:
         context.setattr(engine.MethodHook, "after_train_iter", stop)
         with pytest.raises(KeyboardInterrupt):
-            engine.pretrain(make_config(name), pool, tmp_path / "parts", seed=1)
-    assert not (tmp_path / "parts" / "checkpoint.safetensors").exists()
-    steps = []
+            yield
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """The steps that are taken."""
+    taken, after = [], engine.MethodHook.after_train_iter
     monkeypatch.setattr(engine.MethodHook, "after_train_iter",
-                        lambda self, runner, *a, **k: steps.append(runner.iter) or after(self, runner, *a, **k))
+                        lambda self, runner, *a, **k: taken.append(runner.iter + 1) or after(self, runner, *a, **k))
+    return taken
+
+
+def same(whole, resumed):
+    whole, resumed = whole.state_dict(), resumed.state_dict()
+    return all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+@pytest.mark.parametrize("name", ["detco", "moco_v2", "supervised"])
+def test_stop_and_resume_is_bit_identical(name, pool, built, steps, tmp_path):
+    engine.pretrain(make_config(name), pool, tmp_path / "whole", seed=1)
+    with stopped_in_step(5):
+        engine.pretrain(make_config(name), pool, tmp_path / "parts", seed=1)
+    assert not (tmp_path / "parts" / "checkpoint.safetensors").exists()
+    steps.clear()
     engine.pretrain(make_config(name), pool, tmp_path / "parts", seed=1)
-    assert steps == [4, 5, 6]  # 7 steps of 6 images: two epochs of 20, the last batch whole
-    whole, _, resumed = (method.state_dict() for method in built)
-    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    assert steps == [5, 6, 7]  # 7 steps of 6 images: two epochs of 20, the last batch whole
+    assert same(built[0], built[2])
+
+
+@pytest.mark.parametrize("damaged, first", [((4,), 4), ((3, 4), 1)])
+def test_a_damaged_state_is_told_and_the_one_before_it_used(damaged, first, pool, built, steps, tmp_path, capsys):
+    engine.pretrain(make_config("moco_v2"), pool, tmp_path / "whole", seed=1)
+    with stopped_in_step(5):
+        engine.pretrain(make_config("moco_v2"), pool, tmp_path / "parts", seed=1)
+    for step in damaged:
+        state = tmp_path / "parts" / f"iter_{step}.pth"
+        state.write_bytes(state.read_bytes()[:-1000])
+    steps.clear()
+    capsys.readouterr()
+    engine.pretrain(make_config("moco_v2"), pool, tmp_path / "parts", seed=1)
+    told = [line for line in capsys.readouterr().out.splitlines() if "cannot be read" in line]
+    assert [f"iter_{step}.pth: cannot be read" in line for step, line in zip(reversed(damaged), told, strict=True)]
+    assert steps == list(range(first, 8)) and same(built[0], built[2])
 
 
 def test_a_wish_to_stop_that_a_library_swallowed_stops_after_the_step(pool, tmp_path, monkeypatch):
@@ -78,7 +114,7 @@ def test_a_wish_to_stop_that_a_library_swallowed_stops_after_the_step(pool, tmp_
     with pytest.raises(KeyboardInterrupt):
         engine.pretrain(make_config("moco_v2"), pool, tmp_path, seed=1)
     STOP.clear()
-    assert state_of(tmp_path).endswith("iter_1.pth")
+    assert [state.name for state in states_of(tmp_path)] == ["iter_1.pth"]
 
 
 def _run(work_dir):
@@ -131,9 +167,41 @@ def test_ranks_parts_in_order_are_the_single_process_batch(monkeypatch):
         engine.Stream(10, 7, 0)
 
 
-def test_a_loss_that_is_not_finite_stops_with_step_and_last_state(pool, tmp_path):
-    with pytest.raises(DivergedError, match=r"loss is not finite at step \d+.*iter_\d+\.pth"):
-        engine.pretrain(make_config("supervised", **{"optimizer.lr": 1e30, "schedule.epochs": 5}), pool, tmp_path)
+@pytest.mark.parametrize("term, interval", [("loss_c4_l2l", 1), ("loss_c5_g2g", 50)])
+def test_a_loss_that_is_not_finite_stops_with_step_term_and_last_state(term, interval, pool, tmp_path, monkeypatch):
+    loss = engine.PretrainModel.forward
+
+    def spoilt(self, *args, **kwargs):
+        losses = loss(self, *args, **kwargs)
+        if self.method._step[1] == 12:  # the thirteenth
+            losses[term] = losses[term] * float("inf")
+        return losses
+
+    monkeypatch.setattr(engine.PretrainModel, "forward", spoilt)
+    monkeypatch.setattr(engine, "save_every", lambda steps: interval)
+    with pytest.raises(DivergedError) as error:
+        engine.pretrain(make_config("detco", **{"schedule.epochs": 5}), pool, tmp_path)
+    last = tmp_path / "iter_12.pth" if interval == 1 else "none"
+    assert str(error.value) == f"pretrain detco: {term} is not finite at step 13; the last good state is {last}"
+    assert not list(tmp_path.glob("iter_1[3-9].pth"))
+
+
+def test_a_state_with_a_weight_that_is_not_finite_is_not_saved(pool, tmp_path):
+    with pytest.raises(DivergedError, match=r"(weight|loss) is not finite (after|at) step \d+; the last good state is"):
+        engine.pretrain(make_config("supervised", **{"optimizer.lr": 1e38, "schedule.epochs": 5}), pool, tmp_path)
+    for state in states_of(tmp_path):
+        weights = torch.load(state, weights_only=False)["state_dict"]
+        assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_resumed_with_another_number_of_processes_says_what_changes(pool, tmp_path, capsys):
+    with stopped_in_step(5):
+        engine.pretrain(make_config("moco_v2"), pool, tmp_path)
+    state = torch.load(tmp_path / "iter_4.pth", weights_only=False)
+    state["message_hub"]["runtime_info"]["world_size"] = 4
+    torch.save(state, tmp_path / "iter_4.pth")
+    engine.pretrain(make_config("moco_v2"), pool, tmp_path)
+    assert "resumed with 1 process after 4: " in capsys.readouterr().out
 
 
 def test_finished_run_is_reused_and_its_metadata_tells_the_budget(pool, tmp_path, monkeypatch):
@@ -167,25 +235,57 @@ def test_identity_changes_with_config_data_and_seed():
     assert engine.identity(make_config("detco"), "a", 0) in identities
 
 
-def test_folder_of_images_trains_with_workers_and_names_a_broken_one(tmp_path):
-    from torchvision.io import write_jpeg
+@pytest.fixture
+def photos(tmp_path):
+    """A function that makes a folder of JPEGs in two classes, some of them broken."""
+    def make(n, broken=()):
+        for i in range(n):
+            path = tmp_path / "images" / "ab"[i % 2] / f"{i:03d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_jpeg(torch.randint(0, 256, (3, 40 + i % 9, 60), dtype=torch.uint8), str(path))
+            if i in broken:
+                path.write_bytes(path.read_bytes()[:100])
+        return FolderPool.load(tmp_path / "images")
+    return make
 
-    for i in range(8):
-        (tmp_path / "images" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
-        image = torch.randint(0, 256, (3, 40 + i, 60), dtype=torch.uint8)
-        write_jpeg(image, str(tmp_path / "images" / "ab"[i % 2] / f"{i}.jpg"))
-    settings = make_config("moco_v2", **{"workers": 2, "schedule.batch": 4, "schedule.epochs": 1})
-    views = engine.build(settings, 1).view_specs
-    folder = FolderPool.load(tmp_path / "images").cropped(views, seed=0)
+
+FOLDER = {"schedule.batch": 4, "schedule.epochs": 1}
+
+
+def test_a_folder_of_images_trains_alike_with_any_number_of_workers(photos, tmp_path):
+    pool = photos(8)
+    folder = pool.cropped(engine.build(make_config("moco_v2"), 1).view_specs, seed=0)
     first = folder[3, 11]["images"]["global_q"]
     assert torch.equal(first, folder[3, 11]["images"]["global_q"]) and first.shape == (3, 32, 32)
     assert not torch.equal(first, folder[3, 12]["images"]["global_q"])
-    assert engine.pretrain(settings, folder, tmp_path / "run").is_file()
-    (tmp_path / "images" / "a" / "0.jpg").write_bytes(b"broken")
-    with pytest.raises(PoolError, match="a/0.jpg"):
-        folder[0, 0]
+    settings = [make_config("moco_v2", **FOLDER, workers=workers) for workers in (0, 2)]
+    a, b = (checkpoint.load(engine.pretrain(s, pool, tmp_path / str(i))).state for i, s in enumerate(settings))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert len({engine.identity(s, pool.fingerprint, 0) for s in settings}) == 1
     with pytest.raises(PoolError):
         FolderPool.load(tmp_path / "nowhere")
+
+
+def test_broken_images_are_counted_listed_and_replaced_and_too_many_stop_the_run(photos, tmp_path, capsys):
+    pool, lost = photos(40, broken=(4, 38)), ["images/a/004.jpg", "images/a/038.jpg"]
+    asked = {name: i for i, name in enumerate(str(Path(path).relative_to(tmp_path)) for path in pool.images)}
+    folder = pool.cropped(engine.build(make_config("moco_v2"), 1).view_specs, seed=0)
+    numbers = [asked[name] for name in lost]
+    assert [folder[i, 0]["broken"] for i in numbers] == numbers and folder[0, 0]["broken"] == -1
+    assert folder[numbers[1], 5]["labels"] == 1  # the class of the image after it
+    settings = make_config("moco_v2", **FOLDER, workers=2, max_broken=0.05)
+    engine.pretrain(settings, pool, tmp_path / "run")
+    listed = sorted(tmp_path.joinpath("run/broken_images.txt").read_text().splitlines())
+    assert listed == [str(tmp_path / name) for name in lost]
+    assert "2 of 40 images could not be decoded" in capsys.readouterr().out.replace("\n", " ")
+    with pytest.raises(PoolError, match=r"2 of 40 images cannot be decoded, more than 4%: .*broken_images.txt"):
+        engine.pretrain(settings | {"max_broken": 0.04}, pool, tmp_path / "strict")
+    assert [path.name for path in states_of(tmp_path / "strict")]  # nothing computed is lost
+
+
+def test_a_folder_without_one_whole_image_is_refused(photos):
+    with pytest.raises(PoolError, match="none of 3 images can be decoded"):
+        photos(3, broken=(0, 1, 2)).cropped({}, 0)[1, 0]
 
 
 def test_truncated_pool_is_refused(tmp_path):
