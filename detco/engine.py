@@ -81,17 +81,26 @@ class StreamLoop(IterBasedTrainLoop):
 
 
 class PretrainModel(BaseModel):
-    """Gives a `Method` the face mmengine's Runner wants; batches come from the pool by index."""
+    """Gives a `Method` the face mmengine's Runner wants; batches come from the pool by index.
 
-    def __init__(self, method: Method, pool: MemoryPool | FolderPool):
-        super().__init__()
-        self.method = method
+    The convolutions' weights are laid out channels last, which current kernels work in; with `amp` the networks
+    work in bfloat16 on CUDA. Views, normalised keys and losses stay float32, and since bfloat16 has float32's range
+    no loss needs scaling. Not on CPUs, AVX512_BF16 or not: oneDNN's gradients of convolutions over a few pixels
+    differ from run to run there (torch 2.15).
+    """
+
+    def __init__(self, method: Method, pool: MemoryPool | FolderPool, amp: bool):
+        super().__init__(data_preprocessor=dict(type="BaseDataPreprocessor", non_blocking=True))
+        self.method = method.to(memory_format=torch.channels_last)
+        self.amp = amp
         self._pool = [pool]  # in a list: the pool is no part of the state
 
     def forward(self, index=None, images=None, labels=None, mode="loss"):
         """index [N] into a pool in memory, or a batch of crops from the workers -> dict of scalars."""
         batch = {"images": images, "labels": labels} if index is None else self._pool[0].batch(index)
-        return self.method.loss(self.method.views(batch))
+        views = self.method.views(batch)
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.amp and torch.cuda.is_available()):
+            return self.method.loss(views)
 
 
 @HOOKS.register_module()
@@ -250,14 +259,11 @@ def runner_of(method: Method, pool: MemoryPool | FolderPool, config: dict, steps
                         num_workers=0 if in_memory else config["workers"], persistent_workers=False,
                         collate_fn=(lambda batch: {"index": torch.tensor(batch)}) if in_memory else None,
                         pin_memory=not in_memory and device.type == "cuda")
-    amp = config["amp"] and device.type == "cuda"  # mmengine's AmpOptimWrapper refuses the CPU
-    optimizer = dict(type="SGD", **config["optimizer"])
     backends = [dict(type="LocalVisBackend")] + [dict(type="TensorboardVisBackend")] * tensorboard
     return Runner(
-        model=PretrainModel(method, pool), work_dir=str(work_dir), train_dataloader=loader,
+        model=PretrainModel(method, pool, config["amp"]), work_dir=str(work_dir), train_dataloader=loader,
         train_cfg=dict(type="StreamLoop", max_iters=steps),
-        optim_wrapper=dict(type="AmpOptimWrapper", dtype="bfloat16", optimizer=optimizer) if amp
-        else dict(type="OptimWrapper", optimizer=optimizer),
+        optim_wrapper=dict(type="OptimWrapper", optimizer=dict(type="SGD", fused=True, **config["optimizer"])),
         param_scheduler=_schedulers(schedule, steps),
         default_hooks=dict(
             logger=dict(type="LoggerHook", interval=10), sampler_seed=None,  # the stream seeds itself

@@ -15,6 +15,6 @@ method = dict(
 )
 optimizer = dict(lr=0.03, momentum=0.9, weight_decay=1e-4)  # MoCo v2
 schedule = dict(epochs=200, batch=256, policy="cosine")  # MoCo v2
-amp = True  # bf16 autocast on CUDA; the loss stays float32
+amp = True  # networks in bfloat16 on CUDA; the loss stays float32
 workers = 12
 max_broken = 0.02  # of the images, that may fail to decode

@@ -6,6 +6,6 @@ method = dict(
 )
 optimizer = dict(lr=0.1, momentum=0.9, weight_decay=1e-4)
 schedule = dict(epochs=90, batch=256, policy="step", milestones=(30, 60))
-amp = True
+amp = True  # networks in bfloat16 on CUDA; the loss stays float32
 workers = 12
 max_broken = 0.02  # of the images, that may fail to decode

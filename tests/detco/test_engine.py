@@ -145,6 +145,26 @@ def test_killed_at_any_moment_resumes_bit_identically(tmp_path):
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
+def test_the_fused_optimiser_on_channels_last_weights_takes_sgds_steps(pool, tmp_path, monkeypatch):
+    """torch's own unfused SGD on the same weights laid out channels first."""
+    settings = make_config("detco", **{"schedule.epochs": 0.6})  # two steps: the second has momentum
+    fused = engine.pretrain(settings, pool, tmp_path / "fused")
+    build = engine.Runner.build_optim_wrapper
+
+    def unfused(self, wrapper):
+        wrapper["optimizer"].pop("fused")
+        self.model.to(memory_format=torch.contiguous_format)
+        return build(self, wrapper)
+
+    monkeypatch.setattr(engine.Runner, "build_optim_wrapper", unfused)
+    plain = engine.pretrain(settings, pool, tmp_path / "plain")
+    a, b = (checkpoint.load(path).state for path in (fused, plain))
+    torch.manual_seed(0)
+    start = engine.build(settings, 3).backbone().state_dict()
+    moved = [(a[key] - start[key], b[key] - start[key]) for key in a if "weight" in key]
+    assert all((x - y).norm() < 0.01 * y.norm() for x, y in moved)
+
+
 def test_stream_visits_each_image_once_an_epoch_and_starts_anywhere():
     stream = engine.Stream(10, 4, seed=3)
     batches = [batch for batch, _ in zip(stream, range(10))]
