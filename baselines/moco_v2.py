@@ -1,4 +1,5 @@
 """MoCo v2 (arXiv 2003.04297): one contrast of two views, at C5."""
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,16 +43,19 @@ class MoCoV2(Method):
         self.encoder = Encoder(arch, dim)
         self.twin = MomentumTwin(self.encoder, momentum)
         self.bank = MemoryBank(bank_size, dim)
+        self._pending: list[Tensor] = []  # keys of a step's parts
 
     def loss(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
         """InfoNCE of the query view against its key and the bank."""
-        [self._keys] = shuffled(self.twin, views["global_k"], self.generator("shuffle global_k"))
+        [keys] = shuffled(self.twin, views["global_k"], self.generator("shuffle global_k"))
+        self._pending.append(keys)
         [query] = self.encoder(views["global_q"])
-        return {"loss": info_nce(query, own(self._keys), self.bank.keys, self.temperature).mean()}
+        return {"loss": info_nce(query, own(keys), self.bank.keys, self.temperature).mean()}
 
     def after_step(self) -> None:
         """Every rank's keys enter the bank, and the twin follows."""
-        self.bank.enqueue(self._keys)
+        self.bank.enqueue(torch.cat(self._pending))
+        self._pending = []
         self.twin.update(self.encoder)
 
     def backbone(self) -> nn.Module:

@@ -29,7 +29,10 @@ class Plan:
     def pretraining(self, method: str) -> dict:
         """The resolved pretraining config of a method at this scale."""
         changes = dict(self.scale_config["pretrain"].get(method, {}))
-        return config.override(config.load(config.CONFIGS / "pretrain" / f"{method}.py"), changes)
+        resolved = config.override(config.load(config.CONFIGS / "pretrain" / f"{method}.py"), changes)
+        if self.arguments.accumulation > 1:
+            resolved["schedule"]["accumulation"] = self.arguments.accumulation
+        return resolved
 
     def overrides(self, task: str) -> dict:
         """The scale's dotted changes to a task, `--limit` included."""
@@ -91,8 +94,9 @@ def make(arguments: argparse.Namespace) -> Plan:
         raise ValueError(f"--name {arguments.name}: a method of this suite has that name; choose another")
     if not methods and not arguments.checkpoint:
         raise ValueError(f"nothing to run: give --method ({', '.join(METHODS)}, all) or --checkpoint FILE --name NAME")
-    if arguments.limit is not None and arguments.limit < 1:
-        raise ValueError(f"--limit {arguments.limit}: give 1 or more")
+    for option in ("limit", "accumulation"):
+        if (value := getattr(arguments, option)) is not None and value < 1:
+            raise ValueError(f"--{option} {value}: give 1 or more")
     if arguments.schedule and arguments.limit:
         raise ValueError("--limit shortens the schedule: leave --schedule out")
     if arguments.schedule and not any(arguments.schedule in load_task(task).get("schedules", {}) for task in tasks):

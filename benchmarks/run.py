@@ -50,6 +50,8 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--no-load", action="store_true",
                      help="leave the backbone as initialised: shows that loading matters; kept out of the leaderboard")
     how.add_argument("--workers", type=int, metavar="N", help="loader processes (default: none on CPU, else 4 a GPU)")
+    how.add_argument("--accumulation", type=int, default=1, metavar="N",
+                     help="pretraining: take a process's batch through the networks in N parts, for less memory")
     how.add_argument("--tensorboard", action="store_true", help="write TensorBoard files of the pretraining too")
     return p
 

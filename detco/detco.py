@@ -85,7 +85,7 @@ class DetCo(Method):
             f"{kind}_{level}": MemoryBank(bank_size, dim)
             for kind in kinds if f"{kind}_k" in self.view_specs for level in self.weights
         })
-        self._pending: dict[str, list[Tensor]] = {}
+        self._pending: dict[str, list[list[Tensor]]] = {}  # view -> a step's parts -> levels
 
     def _encode_keys(self, name: str, view: Tensor) -> list[Tensor]:
         """This rank's keys [N, D] a level; every rank's [R * N, D] wait for `after_step`."""
@@ -93,7 +93,7 @@ class DetCo(Method):
             everyone = shuffled(self.twin, view, self.generator(f"shuffle {name}"))
         else:
             everyone = [gather(keys) for keys in self.twin(view)]
-        self._pending[name] = everyone
+        self._pending.setdefault(name, []).append(everyone)
         return [own(keys) for keys in everyone]
 
     def loss(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -124,9 +124,9 @@ class DetCo(Method):
         MoCo moves the twin at the start of the next step instead; the weights its keys are computed with
         are the same.
         """
-        for name, levels in self._pending.items():
-            for level, keys in zip(self.weights, levels):
-                self.banks[f"{name[:-2]}_{level}"].enqueue(keys)
+        for name, parts in self._pending.items():
+            for level, keys in zip(self.weights, zip(*parts)):
+                self.banks[f"{name[:-2]}_{level}"].enqueue(torch.cat(keys))
         self._pending = {}
         self.twin.update(self.encoder)
 

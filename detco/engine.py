@@ -12,6 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import HOOKS, LOOPS
 from mmengine.runner import IterBasedTrainLoop
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import DataLoader
 
 from detco import checkpoint
@@ -34,13 +35,16 @@ class Stream:
 
     Args:
         size: images in the pool.
-        batch: total batch over the ranks, a multiple of their number (ValueError otherwise).
+        batch: total batch over the ranks, a multiple of their number times `parts` (ValueError otherwise). Since the
+            stream has no end, no batch is shorter than others, whatever the pool's size.
         seed: of the permutations.
+        parts: that a rank's batch will be cut into.
     """
 
-    def __init__(self, size: int, batch: int, seed: int):
-        if batch % dist.get_world_size():
-            raise ValueError(f"a batch of {batch} does not divide among {dist.get_world_size()} processes")
+    def __init__(self, size: int, batch: int, seed: int, parts: int = 1):
+        if batch % (dist.get_world_size() * parts):
+            raise ValueError(f"a batch of {batch} does not divide among {dist.get_world_size()} processes"
+                             + f" and {parts} parts of each" * (parts > 1))
         self.size, self.batch, self.seed, self.start = size, batch, seed, 0
 
     def __len__(self) -> int:
@@ -63,13 +67,32 @@ class Stream:
             step += 1
 
 
+def parts_of(batch: dict, count: int) -> list[dict]:
+    """A batch of tensors [N, ...], by name and nested, cut into `count` equal parts in order."""
+    leaves, form = tree_flatten(batch)
+    return [tree_unflatten(part, form) for part in zip(*(leaf.chunk(count) for leaf in leaves))]
+
+
 @LOOPS.register_module()
 class StreamLoop(IterBasedTrainLoop):
-    """mmengine's iteration loop, which on resume moves the stream instead of replaying it."""
+    """mmengine's iteration loop, which on resume moves the stream instead of replaying it.
+
+    Args:
+        seed: what a step draws depends on (seed, step, rank) alone.
+        accumulation: parts a rank's batch goes through the networks in, for one optimiser step; each draws and
+            normalises as a rank of its own would.
+    """
+
+    def __init__(self, *args, seed: int, accumulation: int = 1, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.seed, self.accumulation = seed, accumulation
 
     def run(self):
         self.dataloader.batch_sampler.start = self._iter
         self.dataloader_iterator = iter(self.dataloader)
+        # mmengine counts parts: from here on as many as were taken before the run was resumed.
+        self.runner.optim_wrapper.initialize_count_status(
+            self.runner.model, self._iter * self.accumulation, self._max_iters * self.accumulation)
         self.runner.call_hook("before_train")
         self.runner.call_hook("before_train_epoch")
         while self._iter < self._max_iters:
@@ -78,6 +101,21 @@ class StreamLoop(IterBasedTrainLoop):
         self.runner.call_hook("after_train_epoch")
         self.runner.call_hook("after_train")
         return self.runner.model
+
+    def run_iter(self, data_batch):
+        self.runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=data_batch)
+        outputs = []
+        for number, part in enumerate(parts_of(data_batch, self.accumulation)):
+            method_of(self.runner).seed_step(self.seed, self._iter, dist.get_rank() * self.accumulation + number)
+            outputs.append(self.runner.model.train_step(part, optim_wrapper=self.runner.optim_wrapper))
+        means = {name: sum(output[name] for output in outputs) / len(outputs) for name in outputs[0]}
+        self.runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=data_batch, outputs=means)
+        self._iter += 1
+
+
+def method_of(runner) -> Method:
+    """The method a Runner trains."""
+    return getattr(runner.model, "module", runner.model).method
 
 
 class PretrainModel(BaseModel):
@@ -105,20 +143,10 @@ class PretrainModel(BaseModel):
 
 @HOOKS.register_module()
 class MethodHook(Hook):
-    """Fixes what a step draws before it, and lets the method move its twin and banks after it."""
-
-    def __init__(self, seed: int):
-        self.seed = seed
-
-    @staticmethod
-    def _method(runner) -> Method:
-        return getattr(runner.model, "module", runner.model).method
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        self._method(runner).seed_step(self.seed, runner.iter, dist.get_rank())
+    """Lets the method move its twin and banks after each step."""
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self._method(runner).after_step()
+        method_of(runner).after_step()
 
 
 @HOOKS.register_module()
@@ -247,23 +275,24 @@ def runner_of(method: Method, pool: MemoryPool | FolderPool, config: dict, steps
     and max_broken."""
     device = torch.device(get_device())
     schedule = config["schedule"]
+    accumulation = schedule.get("accumulation", 1)
     if getattr(method, "batch_norm", None) == "sync" and dist.get_world_size() > 1:
         synchronise_batch_norm(method, device)
     in_memory = isinstance(pool, MemoryPool)
-    hooks = [dict(type="MethodHook", seed=seed)]
+    hooks = [dict(type="MethodHook")]
     if not in_memory:
         hooks.append(dict(type="BrokenImageHook", pool=pool, path=work_dir / "broken_images.txt",
                           batch=schedule["batch"], share=config["max_broken"]))
     pool = pool.to(device) if in_memory else pool.cropped(method.view_specs, seed)
-    loader = DataLoader(pool, batch_sampler=Stream(len(pool), schedule["batch"], seed),
+    loader = DataLoader(pool, batch_sampler=Stream(len(pool), schedule["batch"], seed, accumulation),
                         num_workers=0 if in_memory else config["workers"], persistent_workers=False,
                         collate_fn=(lambda batch: {"index": torch.tensor(batch)}) if in_memory else None,
                         pin_memory=not in_memory and device.type == "cuda")
     backends = [dict(type="LocalVisBackend")] + [dict(type="TensorboardVisBackend")] * tensorboard
     return Runner(
         model=PretrainModel(method, pool, config["amp"]), work_dir=str(work_dir), train_dataloader=loader,
-        train_cfg=dict(type="StreamLoop", max_iters=steps),
-        optim_wrapper=dict(type="OptimWrapper", optimizer=dict(type="SGD", fused=True, **config["optimizer"])),
+        train_cfg=dict(type="StreamLoop", max_iters=steps, seed=seed, accumulation=accumulation),
+        optim_wrapper=dict(type="OptimWrapper", accumulative_counts=accumulation, optimizer=dict(type="SGD", fused=True, **config["optimizer"])),
         param_scheduler=_schedulers(schedule, steps),
         default_hooks=dict(
             logger=dict(type="LoggerHook", interval=10), sampler_seed=None,  # the stream seeds itself

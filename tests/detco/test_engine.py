@@ -74,14 +74,16 @@ def same(whole, resumed):
     return all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
-@pytest.mark.parametrize("name", ["detco", "moco_v2", "supervised"])
-def test_stop_and_resume_is_bit_identical(name, pool, built, steps, tmp_path):
-    engine.pretrain(make_config(name), pool, tmp_path / "whole", seed=1)
+@pytest.mark.parametrize("name, accumulation", [("detco", 1), ("moco_v2", 1), ("supervised", 1), ("moco_v2", 3)])
+def test_stop_and_resume_is_bit_identical(name, accumulation, pool, built, steps, tmp_path):
+    settings = make_config(name)
+    settings["schedule"]["accumulation"] = accumulation
+    engine.pretrain(settings, pool, tmp_path / "whole", seed=1)
     with stopped_in_step(5):
-        engine.pretrain(make_config(name), pool, tmp_path / "parts", seed=1)
+        engine.pretrain(settings, pool, tmp_path / "parts", seed=1)
     assert not (tmp_path / "parts" / "checkpoint.safetensors").exists()
     steps.clear()
-    engine.pretrain(make_config(name), pool, tmp_path / "parts", seed=1)
+    engine.pretrain(settings, pool, tmp_path / "parts", seed=1)
     assert steps == [5, 6, 7]  # 7 steps of 6 images: two epochs of 20, the last batch whole
     assert same(built[0], built[2])
 
@@ -163,6 +165,22 @@ def test_the_fused_optimiser_on_channels_last_weights_takes_sgds_steps(pool, tmp
     start = engine.build(settings, 3).backbone().state_dict()
     moved = [(a[key] - start[key], b[key] - start[key]) for key in a if "weight" in key]
     assert all((x - y).norm() < 0.01 * y.norm() for x, y in moved)
+
+
+def test_a_batch_in_parts_takes_one_step_and_draws_as_ranks_do(pool, built, tmp_path, monkeypatch):
+    """Without batch norm's statistics, parts of one process are ranks of several: one step, the mean gradient."""
+    settings = make_config("moco_v2", **{"schedule.epochs": 0.3})
+    settings["schedule"]["accumulation"] = 3
+    taken, step = [], torch.optim.SGD.step
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda *a, **k: taken.append(1) or step(*a, **k))
+    draws, seed_step = [], engine.Method.seed_step
+    monkeypatch.setattr(engine.Method, "seed_step", lambda self, *key: draws.append(key) or seed_step(self, *key))
+    engine.pretrain(settings, pool, tmp_path)
+    assert len(taken) == 1 and draws[1:] == [(0, 0, part) for part in range(3)]
+    assert int(built[0].bank.pointer) == 6
+    settings["schedule"]["accumulation"] = 4
+    with pytest.raises(ValueError, match="a batch of 6 does not divide among 1 processes and 4 parts of each"):
+        engine.pretrain(settings, pool, tmp_path / "odd")
 
 
 def test_stream_visits_each_image_once_an_epoch_and_starts_anywhere():

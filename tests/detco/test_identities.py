@@ -1,4 +1,6 @@
 """The identities of DetCo: against MoCo v2, across ranks, for the loss, the banks and the twin."""
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -116,6 +118,25 @@ def test_twin_never_has_a_gradient_and_follows_by_m():
     assert any((a != b).any() for a, b in zip(new, old))
     for twin, before, follows in zip(new, old, query, strict=True):
         torch.testing.assert_close(twin, 0.75 * before + 0.25 * follows.detach(), rtol=1e-5, atol=1e-7)
+
+
+def test_a_batch_in_parts_is_the_whole_batch():
+    """Under fixed statistics: gradients add up, negatives stay the same for every part, keys enter in order."""
+    torch.manual_seed(0)
+    whole = detco().eval()
+    parts = deepcopy(whole)
+    views = whole.views({"images": images(6)})
+    (sum(whole.loss(views).values())).backward()
+    for i in range(3):
+        part = parts.loss({name: view.chunk(3)[i] for name, view in views.items()})
+        (sum(part.values()) / 3).backward()
+    for a, b in zip(whole.encoder.parameters(), parts.encoder.parameters(), strict=True):
+        torch.testing.assert_close(b.grad, a.grad, rtol=1e-3, atol=1e-5)
+    whole.after_step()
+    parts.after_step()
+    for name, bank in whole.banks.items():
+        torch.testing.assert_close(parts.banks[name].keys, bank.keys)
+        assert parts.banks[name].pointer == bank.pointer == 6
 
 
 def test_twin_keeps_batch_statistics_of_its_own():
