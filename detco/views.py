@@ -4,7 +4,9 @@ Everything works on a batch, on any device, with parameters drawn per sample fro
 same generator gives the same views wherever they are computed. Distributions are torchvision's.
 """
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,11 +22,6 @@ ATTEMPTS = 10  # crops tried before the central one, as RandomResizedCrop does
 def uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
     """[n] draws from U(low, high), float64 so that every platform rounds alike."""
     return torch.rand(n, generator=generator, dtype=torch.float64) * (high - low) + low
-
-
-def chosen(n: int, p: float, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Indices of the samples picked with probability p each."""
-    return (torch.rand(n, generator=generator) < p).nonzero().squeeze(1).to(device)
 
 
 def random_boxes(n: int, height: int, width: int, area: tuple[float, float], generator: torch.Generator,
@@ -48,13 +45,17 @@ def random_boxes(n: int, height: int, width: int, area: tuple[float, float], gen
 
 def hue(x: Tensor, shift: Tensor) -> Tensor:
     """Rotate the hue of RGB images [M, 3, H, W] in [0, 1] by shift [M, 1, 1, 1], in turns."""
-    high, argmax = x.max(1, keepdim=True)
-    spread = high - x.amin(1, keepdim=True)
-    following = (argmax + torch.tensor([1, 2], device=x.device)[None, :, None, None]) % 3
-    after, before = x.gather(1, following).split(1, 1)
-    turn = argmax * 2 + (after - before) / spread.clamp_min(1e-12) + shift * 6
-    k = (turn + torch.tensor([5.0, 3.0, 1.0], device=x.device, dtype=x.dtype)[None, :, None, None]) % 6
-    return high - spread * torch.minimum(k, 4 - k).clamp(0, 1)
+    high, low = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
+    spread = high - low
+    red, green, blue = (x[:, i:i + 1] for i in range(3))
+    scale = spread.clamp_min(1e-12).reciprocal_()
+    sixth = torch.where(red == high, (green - blue) * scale, torch.where(
+        green == high, (blue - red) * scale + 2, (red - green) * scale + 4))  # of a turn, from red
+    sixth = sixth.add_(shift * 6)
+    sixth = sixth.sub_((sixth / 6).floor_().mul_(6))
+    # A channel's share of the spread falls with the distance from its own hue, red's from cyan.
+    centre, sign, offset = (x.new_tensor(v)[:, None, None] for v in ((3, 2, 4), (1, -1, -1), (-1, 2, 2)))
+    return (sixth - centre).abs_().mul_(sign).add_(offset).clamp_(0, 1).mul_(spread).add_(low)
 
 
 def grey(x: Tensor) -> Tensor:
@@ -62,32 +63,49 @@ def grey(x: Tensor) -> Tensor:
     return (x * x.new_tensor(GREY)[:, None, None]).sum(1, keepdim=True)
 
 
-def color_jitter(x: Tensor, strength: tuple[float, float, float, float], generator: torch.Generator) -> Tensor:
-    """torchvision's ColorJitter with factors and order of its own for every image [M, 3, H, W] in [0, 1]."""
+def change(x: Tensor, chosen: Tensor, operation: Callable, *arguments: Tensor) -> None:
+    """Write operation(images, arguments) over the chosen images of x [M, ...], in place.
+
+    Args:
+        chosen: bool [M], on the CPU, as are the arguments [M, ...] of each image.
+    """
+    if len(index := chosen.nonzero().squeeze(1)):
+        there = index.to(x.device)
+        x.index_copy_(0, there, operation(x[there], *(a[index].to(x) for a in arguments)))
+
+
+def color_jitter(x: Tensor, order: Tensor, factors: Tensor) -> None:
+    """torchvision's ColorJitter on images [M, 3, H, W] in [0, 1], in place.
+
+    Args:
+        order: [M, 4], the turn's operation of each image: 0 brightness, 1 contrast, 2 saturation, 3 hue, -1 none.
+        factors: [M, 4] by operation: of the first three, 1 changes nothing; hue's is in turns.
+    """
     operations = (
-        lambda x, f: x * f,
-        lambda x, f: torch.lerp(grey(x).mean((2, 3), keepdim=True), x, f),
-        lambda x, f: torch.lerp(grey(x), x, f),
-        lambda x, f: hue(x, f - 1),
+        lambda x, f: x.mul_(f).clamp_(0, 1),
+        lambda x, f: torch.lerp(grey(x).mean((2, 3), keepdim=True), x, f).clamp_(0, 1),
+        lambda x, f: torch.lerp(grey(x), x, f).clamp_(0, 1),
+        hue,
     )
-    order = torch.rand(len(x), 4, generator=generator).argsort(1)
-    factors = [uniform(len(x), max(0, 1 - s), 1 + s, generator).to(x)[:, None, None, None] for s in strength]
     for turn in order.T:
-        for i, (operation, factor) in enumerate(zip(operations, factors)):
-            if strength[i] and len(index := (turn == i).nonzero().squeeze(1).to(x.device)):
-                x = x.index_copy(0, index, operation(x[index], factor[index]).clamp_(0, 1))
-    return x
+        for i, operation in enumerate(operations):
+            change(x, turn == i, operation, factors[:, i, None, None, None])
 
 
-def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
-    """Blur images [M, C, H, W] with a standard deviation [M] in pixels of each image's own."""
-    radius = min(math.ceil(3 * float(sigma.max())), min(x.shape[2:]) - 1)
-    offsets = torch.arange(-radius, radius + 1, device=sigma.device)
-    kernel = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
-    kernel = (kernel / kernel.sum(1, keepdim=True)).to(x)[:, :, None, None, None]
+def gaussian_blur(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
+    """Blur images [M, C, S, S] with a standard deviation [M] in pixels of each image's own, cut off at `radius`.
+
+    Tap by tap: no library's convolution takes kernels by image without building itself anew for each number of them.
+    """
+    radius = min(radius, x.shape[-1] - 1)
+    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=x.device) / sigma[:, None]) ** 2)
+    taps = (kernel / kernel.sum(1, keepdim=True)).T[:, :, None, None, None]
     for axis, pad in ((2, (0, 0, radius, radius)), (3, (radius, radius, 0, 0))):
         padded = F.pad(x, pad, mode="reflect")
-        x = sum(kernel[:, i] * padded.narrow(axis, i, x.shape[axis]) for i in range(2 * radius + 1))
+        first, *parts = (padded.narrow(axis, i, x.shape[axis]) for i in range(len(taps)))
+        x = first * taps[0]
+        for part, tap in zip(parts, taps[1:]):
+            x.addcmul_(part, tap)
     return x
 
 
@@ -158,23 +176,30 @@ class View:
 
         Returns [N, 3, size, size], or [N, grid * grid, 3, patch, patch] with a grid.
         """
-        x = crops.float() / 255 if crops.dtype == torch.uint8 else crops
-        flipped = chosen(len(x), self.flip_p, generator, x.device)
-        x = x.index_copy(0, flipped, x[flipped].flip(-1))
+        x = crops.clone()
+        change(x, torch.rand(len(x), generator=generator) < self.flip_p, lambda x: x.flip(-1))
         if self.grid:
             x = jigsaw(x, self.grid, self.patch, generator).flatten(0, 1)
-        x = self._photometric(x, generator)
-        x = (x - x.new_tensor(MEAN)[:, None, None]) / x.new_tensor(STD)[:, None, None]
+        x = x.float() / 255 if x.dtype == torch.uint8 else x
+        self._photometric(x, generator)
+        x = self._auto_augment(x, generator) if self.auto_augment else x
+        x.sub_(x.new_tensor(MEAN)[:, None, None]).div_(x.new_tensor(STD)[:, None, None])
         return x.unflatten(0, (len(crops), -1)) if self.grid else x
 
-    def _photometric(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        if len(index := chosen(len(x), self.jitter_p, generator, x.device)):
-            x = x.index_copy(0, index, color_jitter(x[index], self.jitter, generator))
-        if len(index := chosen(len(x), self.grey_p, generator, x.device)):
-            x = x.index_copy(0, index, grey(x[index]).expand(-1, 3, -1, -1))
-        if len(index := chosen(len(x), self.blur_p, generator, x.device)):
-            x = x.index_copy(0, index, gaussian_blur(x[index], uniform(len(index), *self.blur_sigma, generator)))
-        return self._auto_augment(x, generator) if self.auto_augment else x
+    def _photometric(self, x: Tensor, generator: torch.Generator) -> None:
+        """Jitter, grey and blur images [M, 3, S, S] in place."""
+        n = len(x)
+        order = torch.rand(n, 4, generator=generator).argsort(1)
+        order[torch.rand(n, generator=generator) >= self.jitter_p] = -1
+        order[torch.isin(order, torch.tensor([i for i, s in enumerate(self.jitter) if not s], dtype=torch.long))] = -1
+        factors = torch.stack([uniform(n, max(0, 1 - s), 1 + s, generator) for s in self.jitter[:3]]
+                              + [uniform(n, -self.jitter[3], self.jitter[3], generator)], 1)
+        greyed, blurred = (torch.rand(n, generator=generator) < p for p in (self.grey_p, self.blur_p))
+        sigma = uniform(n, *self.blur_sigma, generator)
+        radius = math.ceil(3 * self.blur_sigma[1])
+        color_jitter(x, order, factors)
+        change(x, greyed, lambda x: grey(x).expand_as(x))
+        change(x, blurred, partial(gaussian_blur, radius=radius), sigma)
 
     def _auto_augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
         policy = {"imagenet": v2.AutoAugment, "rand": v2.RandAugment}[self.auto_augment]()

@@ -1,9 +1,13 @@
 """Views: the same distributions as torchvision's, drawn per sample in a batch."""
+import itertools
+
 import pytest
+import scipy.stats
 import torch
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
+from detco import views
 from detco.detco import DetCo
 from detco.views import MEAN, STD, View, color_jitter, gaussian_blur, hue, jigsaw, random_boxes
 
@@ -46,21 +50,49 @@ def test_hue_is_torchvisions(shift):
 @pytest.mark.parametrize("i, adjust", enumerate([F.adjust_brightness, F.adjust_contrast, F.adjust_saturation]))
 def test_jitter_of_one_kind_is_torchvisions_with_a_factor_of_each_images_own(i, adjust):
     x = torch.rand(6, 3, 8, 8, generator=generator())
-    strength = [0.0] * 4
-    strength[i] = 0.4
-    jittered = color_jitter(x, strength, generator(1))
-    factors = []
-    for image, ours in zip(x, jittered):
-        grid = torch.linspace(0.6, 1.4, 801)
-        errors = torch.stack([(adjust(image, float(f)) - ours).abs().max() for f in grid])
-        assert errors.min() < 2e-3
-        factors.append(grid[errors.argmin()])
-    assert torch.stack(factors).std() > 0.05
+    factors = torch.linspace(0.6, 1.4, 6)
+    jittered, order = x.clone(), torch.full((6, 4), -1)
+    order[:5, 2] = i
+    color_jitter(jittered, order, factors[:, None].expand(-1, 4))
+    for image, ours, factor in zip(x[:5], jittered, factors):
+        torch.testing.assert_close(ours, adjust(image, float(factor)), atol=1e-5, rtol=0)
+    assert torch.equal(jittered[5], x[5])
+
+
+def test_jitter_keeps_each_images_own_order():
+    x = torch.rand(24, 3, 8, 8, generator=generator())
+    order = torch.tensor(list(itertools.permutations(range(4))))
+    factors = torch.tensor([1.3, 0.7, 1.4, 0.1]).expand(24, -1)
+    jittered = x.clone()
+    color_jitter(jittered, order, factors)
+    adjust = [F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue]
+    for image, ours, turns in zip(x, jittered, order.tolist()):
+        for i in turns:
+            image = adjust[i](image, float(factors[0, i]))
+        torch.testing.assert_close(ours, image, atol=2e-4, rtol=0)
+
+
+def test_draws_are_distributed_as_color_jitters_and_the_blurs():
+    """What `View.finish` hands on: an order of four in eight of ten images, factors and sigmas over their ranges."""
+    seen = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(views, "color_jitter", lambda x, order, factors: seen.update(order=order, factors=factors))
+        patch.setattr(views, "gaussian_blur", lambda x, sigma, radius: seen.update(sigma=sigma) or x)
+        View(size=2).finish(torch.rand(20_000, 3, 2, 2), generator())
+    jittered = seen["order"][:, 0] >= 0
+    assert abs(jittered.float().mean() - 0.8) < 0.02
+    assert torch.equal(seen["order"][jittered].sort(1).values, torch.arange(4).expand(int(jittered.sum()), -1))
+    counts = torch.unique(seen["order"][jittered], dim=0, return_counts=True)[1]
+    assert len(counts) == 24 and counts.min() > 0.8 * counts.float().mean()
+    for i, (low, high) in enumerate(((0.6, 1.4),) * 3 + ((-0.1, 0.1),)):
+        assert scipy.stats.kstest(seen["factors"][:, i], scipy.stats.uniform(low, high - low).cdf).pvalue > 1e-3
+    assert abs(len(seen["sigma"]) - 10_000) < 300
+    assert scipy.stats.kstest(seen["sigma"], scipy.stats.uniform(0.1, 1.9).cdf).pvalue > 1e-3
 
 
 def test_blur_is_torchvisions_with_a_sigma_of_each_images_own():
     x = torch.rand(2, 3, 32, 32, generator=generator())
-    ours = gaussian_blur(x, torch.tensor([0.5, 2.0], dtype=torch.float64))
+    ours = gaussian_blur(x, torch.tensor([0.5, 2.0]), radius=6)
     for i, sigma in enumerate((0.5, 2.0)):
         torch.testing.assert_close(ours[i], F.gaussian_blur(x[i], [13, 13], [sigma, sigma]), atol=1e-4, rtol=0)
 
