@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import default_loader
+from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms.v2 import functional as F
 
 from detco.views import View, random_boxes
@@ -17,6 +18,14 @@ from detco.views import View, random_boxes
 
 class PoolError(ValueError):
     """A pool that cannot be used, in one line."""
+
+
+def decode(path: str) -> Tensor:
+    """An image as uint8 [3, H, W], RGB. Raises OSError."""
+    try:
+        return decode_image(read_file(path), ImageReadMode.RGB)
+    except RuntimeError:  # broken, or a form that only PIL reads
+        return F.pil_to_tensor(default_loader(path))
 
 
 def first_of_shuffle(total: int, n: int) -> Tensor:
@@ -121,7 +130,7 @@ class FolderPool(Dataset):
         for chosen in (*range(number, len(self)), *range(number)):
             path, label = self.samples[chosen]
             try:
-                image = F.pil_to_tensor(default_loader(path))
+                image = decode(path)
                 break
             except OSError as error:
                 reason = f"{path}: {error}"

@@ -5,13 +5,15 @@ import multiprocessing
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.io import write_jpeg
 
 from detco import checkpoint, config, engine
 from detco.console import STOP, stop
-from detco.pool import FolderPool, MemoryPool, PoolError
+from detco.pool import FolderPool, MemoryPool, PoolError, decode
 from detco.runner import DivergedError, states_of
 
 SMALL = {"method.arch": "resnet18", "schedule.epochs": 2, "schedule.batch": 6}
@@ -319,6 +321,14 @@ def test_broken_images_are_counted_listed_and_replaced_and_too_many_stop_the_run
     with pytest.raises(PoolError, match=r"2 of 40 images cannot be decoded, more than 4%: .*broken_images.txt"):
         engine.pretrain(settings | {"max_broken": 0.04}, pool, tmp_path / "strict")
     assert [path.name for path in states_of(tmp_path / "strict")]  # nothing computed is lost
+
+
+@pytest.mark.parametrize("mode, suffix", [("RGB", "jpg"), ("L", "jpg"), ("CMYK", "jpg"), ("P", "png"), ("RGB", "webp")])
+def test_images_are_decoded_as_pil_does(mode, suffix, tmp_path):
+    path = tmp_path / f"image.{suffix}"
+    Image.fromarray((np.arange(60 * 40 * 3) % 251).astype(np.uint8).reshape(40, 60, 3)).convert(mode).save(path)
+    with Image.open(path) as image:
+        assert torch.equal(decode(str(path)), torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1))
 
 
 def test_a_folder_without_one_whole_image_is_refused(photos):
