@@ -96,6 +96,7 @@ def transfer(job: Job) -> dict:
     Raises CheckpointError where the checkpoint does not fit, and what the task's kind raises.
     """
     from mmengine import dist
+    from mmengine.device import get_device
 
     protocol, metadata = job.protocol, job.checkpoint.metadata
     if not job.resume:
@@ -113,8 +114,8 @@ def transfer(job: Job) -> dict:
         scale=protocol.scale, schedule=protocol.schedule, method=job.name, seed=job.seed,
         protocol_fingerprint=protocol.fingerprint, data_fingerprint=job.data.fingerprint,
         checkpoint=dict(hash=sha256(job.checkpoint_path), metadata=metadata),
-        cost=cost | dict(wall_seconds=round(seconds, 1), peak_memory_bytes=_peak_memory(), device=_device(),
-                         world_size=dist.get_world_size()),
+        cost=cost | dict(wall_seconds=round(seconds, 1), peak_memory_bytes=_peak_memory(),
+                         device=device_name(get_device()), world_size=dist.get_world_size()),
         environment=environment(), config=dict(protocol=protocol.config), limit=job.limit)
     if dist.is_main_process():
         with replacing(job.work_dir / "result.json") as temporary:
@@ -125,10 +126,11 @@ def transfer(job: Job) -> dict:
     return record
 
 
-def _device() -> str:
+def device_name(kind: str) -> str:
+    """What a device of this kind, "cuda" or "cpu", is called in records."""
     import torch
 
-    if torch.cuda.is_available():
+    if kind == "cuda":
         return torch.cuda.get_device_name()
     return f"CPU, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
 
