@@ -44,7 +44,7 @@ def execute(plan: Plan) -> int:
                                plan.schedule(task))
         records = [transferred(arguments, protocol, data, name, path, seed)
                    for name, path in rows.items() for seed in arguments.seed]
-        if dist.is_main_process():
+        if arguments.report and dist.is_main_process():
             report(plan, records)
     return 0
 

@@ -52,7 +52,15 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--workers", type=int, metavar="N", help="loader processes (default: none on CPU, else 4 a GPU)")
     how.add_argument("--accumulation", type=int, default=1, metavar="N",
                      help="pretraining: take a process's batch through the networks in N parts, for less memory")
+    how.add_argument("--report", action=argparse.BooleanOptionalAction, default=True,
+                     help="print tables and rebuild the leaderboard's page (default); not for jobs side by side")
     how.add_argument("--tensorboard", action="store_true", help="write TensorBoard files of the pretraining too")
+    many = p.add_argument_group("many jobs")
+    many.add_argument("--executor", choices=("local", "ray"), default="local",
+                      help="ray: pretrainings and rows as jobs on this machine, or on the cluster at RAY_ADDRESS")
+    many.add_argument("--job-cpus", type=int, default=2, metavar="N", help="CPU cores a job of ray (default: 2)")
+    many.add_argument("--job-gpus", type=int, default=0, metavar="N", help="GPUs a job of ray (default: 0)")
+    many.add_argument("--retries", type=int, default=2, metavar="N", help="new starts of a job that died (default: 2)")
     return p
 
 
@@ -73,6 +81,11 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     from benchmarks.execute import execute  # late: imports torch and mmdet
 
+    if arguments.executor == "ray":
+        from benchmarks.sweep import sweep
+
+        sweep(plan)
+        arguments.force = False  # the jobs have run; what follows reads their results
     return execute(plan)
 
 

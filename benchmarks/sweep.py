@@ -1,0 +1,123 @@
+"""A plan as jobs on Ray: a pretraining a method, then a job a row; each is `benchmarks/run.py` on its own.
+
+A job that dies is started again and goes on from its last state; one that refuses its input is not. Nodes of a
+cluster see the same folders: data, work folder and results are named by path.
+"""
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.plan import Plan
+from benchmarks.run import parser
+from detco.console import progress_bar, say, stop_if_asked
+
+REFUSED = 2  # exit status of bad input (`benchmarks.command.ended`)
+
+
+class SweepError(RuntimeError):
+    """Jobs of a sweep that did not end well."""
+
+
+def flags(arguments: argparse.Namespace) -> list[str]:
+    """The command line that parses to `arguments`."""
+    words = []
+    for action in parser()._actions:
+        value = getattr(arguments, action.dest, action.default)
+        if value != action.default:
+            values = [] if action.nargs == 0 else value if isinstance(value, list) else [value]
+            words += [action.option_strings[-1], *map(str, values)]
+    return words
+
+
+def jobs(plan: Plan) -> tuple[dict[str, list[str]], dict[str, tuple[list[str], str | None]]]:
+    """Name -> command line of every pretraining; name -> command line and pretraining of every row."""
+    common = vars(plan.arguments) | dict(
+        scale=plan.scale, executor="local", report=False, compare=None, task=None, seed=None, schedule=None,
+        data_root=plan.arguments.data_root.resolve(), work_dir=plan.arguments.work_dir.resolve(),
+        results=plan.arguments.results.resolve())
+    if common["checkpoint"]:
+        common["checkpoint"] = common["checkpoint"].resolve()
+
+    def command(**own) -> list[str]:
+        return flags(argparse.Namespace(**common | own))
+
+    defaults = dict(task=parser().get_default("task"), seed=parser().get_default("seed"))
+    first = {method: command(method=[method], pretrain_only=True, **defaults) for method in plan.methods}
+    rows = {f"{row}-{task}-seed{seed}": (command(
+                method=[row] if row in first else [], task=[task], seed=[seed], schedule=plan.schedule(task), share=None),
+                row if row in first else None)
+            for task in plan.tasks if not plan.arguments.pretrain_only
+            for row in (plan.methods or [plan.arguments.name]) for seed in plan.arguments.seed}
+    return first, rows
+
+
+def run_job(command: list[str], log: Path, gpus: int) -> None:
+    """Run one command line of run.py, its output in a log. Raises SweepError where it refuses its input or fails."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={gpus}"] if gpus > 1 else []
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a") as file:
+        process = subprocess.Popen([sys.executable, *launcher, "-m", "benchmarks.run", *command],
+                                   stdout=file, stderr=subprocess.STDOUT)
+        try:
+            status = process.wait()
+        except BaseException:
+            process.terminate()  # it keeps what it has, as after Ctrl-C
+            process.wait()
+            raise
+    if status:
+        raise SweepError(f"exit status {status}: {(log.read_text().strip().splitlines() or ['no output'])[-1]}")
+
+
+def sweep(plan: Plan) -> None:
+    """Run a plan's jobs on Ray, at `RAY_ADDRESS` or on this machine, with a progress bar.
+
+    Raises SweepError naming the jobs that failed, once all others are done.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise SweepError('--executor ray: Ray is not installed: pip install "detco-bench[ray]"') from None
+    arguments = plan.arguments
+    ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, logging_level="ERROR",
+             include_dashboard=False if "RAY_ADDRESS" not in os.environ else None)
+    logs = (arguments.work_dir / "sweep").resolve()
+
+    @ray.remote(num_cpus=arguments.job_cpus, num_gpus=arguments.job_gpus, max_retries=arguments.retries)
+    def start(name, command, after):
+        log = logs / f"{name}.log"
+        for attempt in range(arguments.retries + 1):
+            try:
+                return run_job(command, log, arguments.job_gpus)
+            except SweepError as error:
+                failure = f"{name}: {error} ({log})"
+                if str(error).startswith(f"exit status {REFUSED}:"):
+                    break
+        return failure
+
+    first, rows = jobs(plan)
+    try:
+        pretrained = {name: start.remote(f"pretrain-{name}", command, None) for name, command in first.items()}
+        waiting = {*pretrained.values()}
+        waiting |= {start.remote(name, command, pretrained.get(method)) for name, (command, method) in rows.items()}
+        failures = []
+        with progress_bar() as bar:
+            task = bar.add_task("jobs", total=len(waiting))
+            while waiting:
+                stop_if_asked()
+                done, rest = ray.wait(list(waiting), timeout=1)
+                waiting = set(rest)
+                failures += [failure for failure in ray.get(done) if failure]
+                bar.update(task, advance=len(done))
+    except KeyboardInterrupt:
+        for reference in waiting:
+            ray.cancel(reference)
+        ray.wait(list(waiting), num_returns=len(waiting), timeout=60)
+        raise
+    finally:
+        ray.shutdown()
+    say(f"logs of the jobs  {logs}")
+    if failures:
+        raise SweepError(f"{len(failures)} of {len(first) + len(rows)} jobs failed; the same command runs them again: "
+                         + "; ".join(failures))
