@@ -2,6 +2,7 @@
 import contextlib
 import json
 import multiprocessing
+import random
 import time
 from pathlib import Path
 
@@ -121,32 +122,60 @@ def test_a_wish_to_stop_that_a_library_swallowed_stops_after_the_step(pool, tmp_
     assert [state.name for state in states_of(tmp_path)] == ["iter_1.pth"]
 
 
-def _run(work_dir):
+def _run(work_dir, epochs):
+    """A run in a process of its own, which keeps a state every other step."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (20, 3, 40, 40), dtype=torch.uint8, generator=generator)
     pool = MemoryPool(images, torch.arange(20) % 3, ["a", "b", "c"], "f" * 64)
     torch.set_num_threads(1)
-    engine.pretrain(make_config("moco_v2", **{"schedule.epochs": 6}), pool, work_dir)
+    engine.save_every = lambda steps: 2
+    engine.pretrain(make_config("moco_v2", **{"schedule.epochs": epochs}), pool, work_dir)
 
 
-def test_killed_at_any_moment_resumes_bit_identically(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    whole = context.Process(target=_run, args=(tmp_path / "whole",))
-    whole.start()
-    whole.join()
-    for steps in (4, 10):
-        victim = context.Process(target=_run, args=(tmp_path / "parts",))
-        victim.start()
-        while victim.is_alive() and not (tmp_path / "parts" / f"iter_{steps}.pth").exists():
-            time.sleep(0.002)
+def killed_and_resumed(folder, epochs, kills, moment):
+    """The weights of an uninterrupted run and of one killed so often, each time `moment` (a function that waits, of
+    the process and the work folder) has passed."""
+    def start(part):
+        process = multiprocessing.get_context("spawn").Process(target=_run, args=(folder / part, epochs))
+        process.start()
+        return process
+
+    start("whole").join()
+    for _ in range(kills):
+        victim = start("parts")
+        moment(victim, folder / "parts")
         victim.kill()
         victim.join()
-        assert not (tmp_path / "parts" / "checkpoint.safetensors").exists()
-    last = context.Process(target=_run, args=(tmp_path / "parts",))
-    last.start()
-    last.join()
-    a, b = (checkpoint.load(tmp_path / part / "checkpoint.safetensors").state for part in ("whole", "parts"))
-    assert all(torch.equal(a[key], b[key]) for key in a)
+        assert not (folder / "parts" / "checkpoint.safetensors").exists()
+    start("parts").join()
+    return (checkpoint.load(folder / part / "checkpoint.safetensors").state for part in ("whole", "parts"))
+
+
+def test_killed_while_it_trains_resumes_bit_identically(tmp_path):
+    wanted = iter((4, 10))
+
+    def moment(victim, folder):
+        state = folder / f"iter_{next(wanted)}.pth"
+        while victim.is_alive() and not state.exists():
+            time.sleep(0.002)
+
+    whole, parts = killed_and_resumed(tmp_path, epochs=6, kills=2, moment=moment)
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_at_random_moments_resumes_bit_identically(tmp_path):
+    draw = random.Random(0)
+
+    def moment(victim, folder):
+        log = folder / "run.log"
+        before = log.stat().st_size if log.exists() else 0
+        while victim.is_alive() and not (log.exists() and log.stat().st_size > before):
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 2))  # building, resuming, training, saving: whatever it is at
+
+    whole, parts = killed_and_resumed(tmp_path, epochs=200, kills=20, moment=moment)
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
 def test_the_fused_optimiser_on_channels_last_weights_takes_sgds_steps(pool, tmp_path, monkeypatch):
