@@ -38,7 +38,8 @@ class Plan:
         """The scale's dotted changes to a task, `--limit` included."""
         changes = dict(self.scale_config["tasks"].get(task, {}))
         if self.scale != "paper" and task not in self.scale_config["tasks"]:
-            raise ValueError(f"task {task}: the {self.scale} scale does not define it; add it to configs/scales/{self.scale}.py")
+            raise ValueError(f"task {task}: the {self.scale} scale does not define it; "
+                             f"add it to configs/scales/{self.scale}.py")
         if limit := self.arguments.limit:
             config = load_task(task)
             if "schedules" in config:

@@ -23,7 +23,8 @@ def parser() -> argparse.ArgumentParser:
                       help="tasks of configs/tasks, or all (default: coco_maskrcnn_c4)")
     what.add_argument("--scale", choices=plans.SCALES,
                       help="default: paper where COCO, ImageNet and a GPU are found, else mini")
-    what.add_argument("--schedule", help="paper scale: 12k, 1x, 2x, 3x or 24k (default: 1x, else the task's only one)")
+    what.add_argument("--schedule", metavar="S",
+                      help="paper scale: 12k, 1x, 2x, 3x or 24k (default: 1x, else the task's only one)")
     what.add_argument("--share", type=int, choices=(1, 2, 5, 10), metavar="P",
                       help="semi-supervised tasks: percent of the training images, 1, 2, 5 or 10 (default: 10)")
     what.add_argument("--seed", nargs="+", type=int, default=[0], metavar="K", help="seeds of the transfer (default: 0)")

@@ -148,17 +148,22 @@ def precisions(arguments: argparse.Namespace) -> dict[str, bool]:
     return {"float32": False} | ({"bfloat16": True} if arguments.device.type == "cuda" else {})
 
 
+def against(other: Callable, what: str, method, views: dict, arguments: argparse.Namespace) -> list[dict]:
+    """A row a precision of ours: `other`, given whether ours is autocast, is the other side's step."""
+    rows = []
+    for name, amp in precisions(arguments).items():
+        seconds = interleaved({"ours": own_step(method, views, amp), "other": other(amp)}, arguments)
+        rows.append(compared(what.format(name), seconds, "ours", "other"))
+    return rows
+
+
 def encoder(arguments: argparse.Namespace) -> list[dict]:
     """DetCo's step over the bare encoder: the same passes on the same pixels and a trivial loss; other / ours <= 1"""
     from benchmarks.rivals import bare_step
 
     method, views = method_and_views("detco", arguments)
-    rows = []
-    for name, amp in precisions(arguments).items():
-        seconds = interleaved({"ours": own_step(method, views, amp),
-                               "bare": bare_step(arguments.arch, views, arguments.device, amp)}, arguments)
-        rows.append(compared(f"bare encoder, {name}", seconds, "ours", "bare"))
-    return rows
+    return against(lambda amp: bare_step(arguments.arch, views, arguments.device, amp), "bare encoder, both in {}",
+                   method, views, arguments)
 
 
 def plain(arguments: argparse.Namespace) -> list[dict]:
@@ -166,12 +171,8 @@ def plain(arguments: argparse.Namespace) -> list[dict]:
     from benchmarks.rivals import PlainDetCo
 
     method, views = method_and_views("detco", arguments)
-    other = PlainDetCo(method)
-    rows = []
-    for name, amp in precisions(arguments).items():
-        seconds = interleaved({"ours": own_step(method, views, amp), "plain": lambda: other(views)}, arguments)
-        rows.append(compared(f"plain DetCo in float32, ours in {name}", seconds, "ours", "plain"))
-    return rows
+    step = PlainDetCo(method)
+    return against(lambda amp: lambda: step(views), "plain DetCo in float32, ours in {}", method, views, arguments)
 
 
 def lightly(arguments: argparse.Namespace) -> list[dict]:
@@ -180,15 +181,11 @@ def lightly(arguments: argparse.Namespace) -> list[dict]:
 
     method, views = method_and_views("moco_v2", arguments)
     try:
-        other = LightlyMoCoV2(arguments.arch, arguments.bank, method.temperature, method.twin.momentum)
+        step = LightlyMoCoV2(arguments.arch, arguments.bank, method.temperature, method.twin.momentum)
     except ImportError:
         raise ValueError("part lightly: lightly is not installed: pip install lightly") from None
-    other = other.to(arguments.device)
-    rows = []
-    for name, amp in precisions(arguments).items():
-        seconds = interleaved({"ours": own_step(method, views, amp), "lightly": lambda: other(views)}, arguments)
-        rows.append(compared(f"lightly's MoCo v2 in float32, ours in {name}", seconds, "ours", "lightly"))
-    return rows
+    step.to(arguments.device)
+    return against(lambda amp: lambda: step(views), "lightly's MoCo v2 in float32, ours in {}", method, views, arguments)
 
 
 def memory(arguments: argparse.Namespace) -> list[dict]:

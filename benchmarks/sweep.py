@@ -45,9 +45,9 @@ def jobs(plan: Plan) -> tuple[dict[str, list[str]], dict[str, tuple[list[str], s
 
     defaults = dict(task=parser().get_default("task"), seed=parser().get_default("seed"))
     first = {method: command(method=[method], pretrain_only=True, **defaults) for method in plan.methods}
-    rows = {f"{row}-{task}-seed{seed}": (command(
-                method=[row] if row in first else [], task=[task], seed=[seed], schedule=plan.schedule(task), share=None),
-                row if row in first else None)
+    rows = {f"{row}-{task}-seed{seed}": (
+                command(method=[row] if row in first else [], task=[task], seed=[seed], schedule=plan.schedule(task),
+                        share=None), row if row in first else None)
             for task in plan.tasks if not plan.arguments.pretrain_only
             for row in (plan.methods or [plan.arguments.name]) for seed in plan.arguments.seed}
     return first, rows

@@ -292,7 +292,8 @@ def runner_of(method: Method, pool: MemoryPool | FolderPool, config: dict, steps
     return Runner(
         model=PretrainModel(method, pool, config["amp"]), work_dir=str(work_dir), train_dataloader=loader,
         train_cfg=dict(type="StreamLoop", max_iters=steps, seed=seed, accumulation=accumulation),
-        optim_wrapper=dict(type="OptimWrapper", accumulative_counts=accumulation, optimizer=dict(type="SGD", fused=True, **config["optimizer"])),
+        optim_wrapper=dict(type="OptimWrapper", accumulative_counts=accumulation,
+                           optimizer=dict(type="SGD", fused=True, **config["optimizer"])),
         param_scheduler=_schedulers(schedule, steps),
         default_hooks=dict(
             logger=dict(type="LoggerHook", interval=10), sampler_seed=None,  # the stream seeds itself

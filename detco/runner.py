@@ -192,8 +192,8 @@ class ClockHook(Hook):
         self.before = runner.message_hub.get_info("train_seconds", 0.0)
         now = get_world_size()
         if (then := runner.message_hub.get_info("world_size", now)) != now and is_main_process():
-            say(f"resumed with {now} process{'es' * (now > 1)} after {then}: batches, their order and the schedule stay; "
-                "each process draws its views and normalises its part of a batch anew, so weights will differ")
+            say(f"resumed with {now} process{'es' * (now > 1)} after {then}: batches, their order and the schedule "
+                "stay; each process draws its views and normalises its part of a batch anew, so weights will differ")
         runner.message_hub.update_info("world_size", now)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):

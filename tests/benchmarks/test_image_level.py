@@ -222,8 +222,8 @@ def test_converged_classifier_is_sklearns(tmp_path):
     decay = 0.03
     view = View(size=3, area=(1.0, 1.0), flip_p=0, jitter_p=0, grey_p=0, blur_p=0)
     probe = image_level.LinearProbe(Pixels(), 3, view, 0.01)
-    config = dict(schedule=dict(epochs=500, batch=60, policy="step", milestones=[400]), workers=0, max_broken=0.0, amp=True,
-                  optimizer=dict(lr=0.1, momentum=0.9, weight_decay=decay))
+    config = dict(schedule=dict(epochs=500, batch=60, policy="step", milestones=[400]), workers=0, amp=True,
+                  max_broken=0.0, optimizer=dict(lr=0.1, momentum=0.9, weight_decay=decay))
     engine.runner_of(probe, pool, config, 500, tmp_path, 0, "probe").train()
     x = ((pool.images / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]).flatten(1)
     x = torch.cat([x, torch.ones(60, 1)], 1).double().numpy()

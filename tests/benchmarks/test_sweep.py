@@ -5,15 +5,18 @@ from benchmarks import plan as plans
 from benchmarks import run, sweep
 
 
-def plan_of(tmp_path, *words):
-    base = ["--scale", "mini", "--data-root", str(tmp_path / "data"), "--work-dir", str(tmp_path / "work"),
+def folders(tmp_path):
+    return ["--scale", "mini", "--data-root", str(tmp_path / "data"), "--work-dir", str(tmp_path / "work"),
             "--results", str(tmp_path / "board" / "results")]
-    return plans.make(run.parser().parse_args([*base, *map(str, words)]))
+
+
+def plan_of(tmp_path, *words):
+    return plans.make(run.parser().parse_args([*folders(tmp_path), *map(str, words)]))
 
 
 def test_every_job_is_a_command_line_of_its_own(tmp_path):
-    plan = plan_of(tmp_path, "--method", "moco_v2", "random_init", "--task", "knn", "coco_semisup_retinanet_fpn", "--seed",
-                   0, 3, "--share", 10, "--accumulation", 2, "--no-resume", "--executor", "ray", "--compare", "moco_v2")
+    plan = plan_of(tmp_path, "--method", "moco_v2", "random_init", "--task", "knn", "coco_semisup_retinanet_fpn",
+                   "--seed", 0, 3, "--share", 10, "--accumulation", 2, "--no-resume", "--executor", "ray", "--compare", "moco_v2")
     first, rows = sweep.jobs(plan)
     assert list(first) == ["moco_v2", "random_init"] and len(rows) == 8
     pretraining = run.parser().parse_args(first["moco_v2"])
@@ -49,8 +52,7 @@ def test_ray_runs_a_plan_and_reports_what_failed(tmp_path, capsys):
 
     drawn.write_pool(tmp_path / "data" / "mini", count=80)
     drawn.write_pool(tmp_path / "data" / "mini", count=40, split="val")
-    words = ["--scale", "mini", "--data-root", str(tmp_path / "data"), "--work-dir", str(tmp_path / "work"), "--results",
-             str(tmp_path / "board" / "results"), "--executor", "ray", "--job-cpus", "1", "--task", "knn", "--limit", "2"]
+    words = [*folders(tmp_path), "--executor", "ray", "--job-cpus", "1", "--task", "knn", "--limit", "2"]
     assert run.main([*words, "--method", "moco_v2", "random_init"]) == 0
     assert len(list((tmp_path / "work" / "transfer").rglob("result.json"))) == 2
     assert "top1" in capsys.readouterr().out
