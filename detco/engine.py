@@ -180,7 +180,7 @@ class BrokenImageHook(Hook):
         self.known = self._listed()
         drawn = min(max((runner.iter + 1) * self.batch, self.LEAST), len(self.pool))
         if len(self.known) > self.share * drawn:
-            raise PoolError(f"pool: {len(self.known)} of {drawn} images cannot be decoded, more than {self.share:.0%}: "
+            raise PoolError(f"pool: {len(self.known)} images cannot be decoded, more than {self.share:.0%} of {drawn}: "
                             f"{self.path} lists them; fetch them again or remove them")
 
     def after_train(self, runner):

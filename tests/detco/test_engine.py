@@ -347,7 +347,7 @@ def test_broken_images_are_counted_listed_and_replaced_and_too_many_stop_the_run
     listed = sorted(tmp_path.joinpath("run/broken_images.txt").read_text().splitlines())
     assert listed == [str(tmp_path / name) for name in lost]
     assert "2 of 40 images could not be decoded" in capsys.readouterr().out.replace("\n", " ")
-    with pytest.raises(PoolError, match=r"2 of 40 images cannot be decoded, more than 4%: .*broken_images.txt"):
+    with pytest.raises(PoolError, match=r"2 images cannot be decoded, more than 4% of 40: .*broken_images.txt"):
         engine.pretrain(settings | {"max_broken": 0.04}, pool, tmp_path / "strict")
     assert [path.name for path in states_of(tmp_path / "strict")]  # nothing computed is lost
 
