@@ -47,7 +47,7 @@ class MoCoV2(Method):
 
     def loss(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
         """InfoNCE of the query view against its key and the bank."""
-        [keys] = shuffled(self.twin, views["global_k"], self.generator("shuffle global_k"))
+        [keys] = shuffled(self.twin, views["global_k"], self.generator("shuffle global_k", shared=True))
         self._pending.append(keys)
         [query] = self.encoder(views["global_q"])
         return {"loss": info_nce(query, own(keys), self.bank.keys, self.temperature).mean()}

@@ -90,7 +90,7 @@ class DetCo(Method):
     def _encode_keys(self, name: str, view: Tensor) -> list[Tensor]:
         """This rank's keys [N, D] a level; every rank's [R * N, D] wait for `after_step`."""
         if self.batch_norm == "shuffle":
-            everyone = shuffled(self.twin, view, self.generator(f"shuffle {name}"))
+            everyone = shuffled(self.twin, view, self.generator(f"shuffle {name}", shared=True))
         else:
             everyone = [gather(keys) for keys in self.twin(view)]
         self._pending.setdefault(name, []).append(everyone)

@@ -29,21 +29,28 @@ def gather(x: Tensor) -> Tensor:
 def shuffled(encode, images: Tensor, generator: torch.Generator) -> list[Tensor]:
     """Keys of every rank's images, computed under shuffled batch statistics (MoCo's shuffle-BN).
 
+    An image travels to the one rank that encodes it. MoCo gathers every image on every rank, as many times the
+    traffic and the memory as there are ranks, for the same keys.
+
     Args:
         encode: images [N, ...] -> list of [N, D] tensors.
         images: this rank's images [N, ...]; every rank holds as many.
-        generator: rank 0's draws the permutation; with one rank nothing is shuffled and nothing drawn.
+        generator: in the same state on every rank; draws the permutation. With one rank nothing is shuffled and
+            nothing drawn.
     Returns:
         one tensor [ranks * N, D] a level, in the order of the unshuffled images, the same on every rank.
     """
-    ranks, rank = dist.get_world_size(), dist.get_rank()
+    ranks, rank, n = dist.get_world_size(), dist.get_rank(), len(images)
     if ranks == 1:
         return encode(images)
-    everyone = gather(images)
-    order = torch.randperm(len(everyone), generator=generator).to(images.device)
-    dist.broadcast(order, src=0)
-    keys = encode(everyone[order.chunk(ranks)[rank]])
-    return [gather(key)[order.argsort()] for key in keys]
+    order = torch.randperm(ranks * n, generator=generator).view(ranks, n).sort().values  # row r: what rank r encodes
+    source = order // n
+    sent = [order[to][source[to] == rank] - rank * n for to in range(ranks)]
+    mixed = torch.empty_like(images, memory_format=torch.contiguous_format)
+    torch.distributed.all_to_all_single(mixed, images[torch.cat(sent)].contiguous(),
+                                        source[rank].bincount(minlength=ranks).tolist(), [len(s) for s in sent])
+    back = order.flatten().argsort()
+    return [gather(key)[back] for key in encode(mixed)]
 
 
 def own(x: Tensor) -> Tensor:

@@ -25,9 +25,11 @@ class Method(nn.Module):
         """Fix what this step draws; so a resumed run draws what the uninterrupted one did."""
         self._step = (seed, step, rank)
 
-    def generator(self, name: str) -> torch.Generator:
-        """A CPU generator for one purpose of this step: views do not disturb each other's draws."""
-        key = hashlib.blake2b(repr((*self._step, name)).encode(), digest_size=8).digest()
+    def generator(self, name: str, shared: bool = False) -> torch.Generator:
+        """A CPU generator for one purpose of this step: views do not disturb each other's draws. Every rank has its
+        own, or draws the same from a shared one."""
+        seed, step, rank = self._step
+        key = hashlib.blake2b(repr((seed, step, "all" if shared else rank, name)).encode(), digest_size=8).digest()
         return torch.Generator().manual_seed(int.from_bytes(key, "big") >> 1)
 
     def views(self, batch: dict) -> dict[str, Tensor]:
