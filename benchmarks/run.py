@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
                       help="paper scale: 12k, 1x, 2x, 3x or 24k (default: 1x, else the task's only one)")
     what.add_argument("--share", type=int, choices=(1, 2, 5, 10), metavar="P",
                       help="semi-supervised tasks: percent of the training images, 1, 2, 5 or 10 (default: 10)")
-    what.add_argument("--seed", nargs="+", type=int, default=[0], metavar="K", help="seeds of the transfer (default: 0)")
+    what.add_argument("--seed", nargs="+", type=int, default=[0], metavar="K", help="transfer seeds (default: 0)")
     what.add_argument("--pretrain-seed", type=int, default=0, metavar="K", help="seed of the pretraining (default: 0)")
     what.add_argument("--checkpoint", type=Path, metavar="FILE", help="evaluate a checkpoint of your own")
     what.add_argument("--name", help="the row's name for --checkpoint")

@@ -4,8 +4,8 @@
     python benchmarks/speed.py encoder plain      some parts
     python benchmarks/speed.py --device cpu --batch 8
 
-Figures of a machine lie in docs/speed/<machine>.json, from which docs/speed.md is written; a part that runs again
-replaces its figures.
+Figures of a machine lie in docs/speed/<machine>.json, from which docs/speed.md and docs/scaling.md (an epoch of
+ImageNet on eight GPUs) are written; a part that runs again replaces its figures.
 """
 import argparse
 import json
@@ -21,6 +21,7 @@ from benchmarks.command import ended
 from detco.console import say
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "speed"
+EPOCH = "scaling.md"  # beside FOLDER
 BANKS = 8
 
 
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"{part}: {PARTS[part].__doc__.splitlines()[0]}")
         store(arguments, part, rows := PARTS[part](arguments))
         say(table(rows) + "\n")
-    say(f"figures  {arguments.out}\npage     {arguments.out.with_suffix('.md')}")
+    say(f"figures  {arguments.out}\npages    {arguments.out.with_suffix('.md')}, {arguments.out.with_name(EPOCH)}")
     return 0
 
 
@@ -143,6 +144,25 @@ def own_step(method, views: dict, amp: bool) -> Callable:
     return step
 
 
+def step(arguments: argparse.Namespace) -> list[dict]:
+    """A whole step: views drawn from crops on the device, networks, losses, optimiser, banks and twin"""
+    import torch
+
+    rows = []
+    for name in ("detco", "moco_v2"):
+        method, views = method_and_views(name, arguments)
+        crops = {key: torch.randint(0, 256, (arguments.batch, 3, view.size, view.size), dtype=torch.uint8,
+                                    device=arguments.device) for key, view in method.view_specs.items()}
+        for precision, amp in precisions(arguments).items():
+            seconds = {side: statistics.median(rounds) for side, rounds in interleaved(
+                {"views": lambda: method.views({"images": crops}), "step": own_step(method, views, amp)},
+                arguments).items()}
+            rows.append({"method": name, "precision": precision, "views, ms": 1e3 * seconds["views"],
+                         "the rest, ms": 1e3 * seconds["step"],
+                         "images a second": arguments.batch / sum(seconds.values())})
+    return rows
+
+
 def precisions(arguments: argparse.Namespace) -> dict[str, bool]:
     """Precision -> whether it is autocast: bfloat16 is what `amp` gives on CUDA."""
     return {"float32": False} | ({"bfloat16": True} if arguments.device.type == "cuda" else {})
@@ -185,7 +205,8 @@ def lightly(arguments: argparse.Namespace) -> list[dict]:
     except ImportError:
         raise ValueError("part lightly: lightly is not installed: pip install lightly") from None
     step.to(arguments.device)
-    return against(lambda amp: lambda: step(views), "lightly's MoCo v2 in float32, ours in {}", method, views, arguments)
+    return against(lambda amp: lambda: step(views), "lightly's MoCo v2 in float32, ours in {}", method, views,
+                   arguments)
 
 
 def memory(arguments: argparse.Namespace) -> list[dict]:
@@ -300,13 +321,14 @@ def scaling(arguments: argparse.Namespace) -> list[dict]:
     return rows
 
 
-PARTS = {part.__name__: part for part in (encoder, plain, lightly, memory, loader, scaling)}
+PARTS = {part.__name__: part for part in (step, encoder, plain, lightly, memory, loader, scaling)}
 
 
 # --- the page ----------------------------------------------------------------------------------------------------
 
 def store(arguments: argparse.Namespace, part: str, rows: list[dict]) -> None:
     """Write a part's figures into the machine's file, then the page and the plots anew from every file."""
+    from benchmarks import epoch
     from benchmarks.transfer import device_name, environment
     from detco.files import replacing
 
@@ -314,13 +336,17 @@ def store(arguments: argparse.Namespace, part: str, rows: list[dict]) -> None:
     path = arguments.out / f"{'-'.join(''.join(c if c.isalnum() else ' ' for c in machine).lower().split())}.json"
     figures = json.loads(path.read_text()) if path.is_file() else {}
     settings = {name: getattr(arguments, name) for name in ("arch", "batch", "bank", "repeats")}
-    figures[part] = dict(rows=rows, settings=settings, machine=machine, environment=environment())
+    figures[part] = dict(rows=rows, settings=settings, machine=machine, device=arguments.device.type,
+                         environment=environment())
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(figures, indent=1, sort_keys=True))
     if part == "scaling":
         plot(rows, path.with_suffix(".png"))
-    with replacing(arguments.out.with_suffix(".md")) as temporary:
-        temporary.write_text(page(arguments.out))
+    machines = [json.loads(path.read_text()) for path in sorted(arguments.out.glob("*.json"))]
+    for page_path, text in ((arguments.out.with_suffix(".md"), page(arguments.out)),
+                            (arguments.out.with_name(EPOCH), epoch.page(machines))):
+        with replacing(page_path) as temporary:
+            temporary.write_text(text)
 
 
 def page(folder: Path) -> str:

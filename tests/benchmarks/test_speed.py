@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from baselines.moco_v2 import MoCoV2
-from benchmarks import rivals, speed
+from benchmarks import epoch, rivals, speed
 from detco.detco import DetCo
 
 GLOBAL, LOCAL = dict(size=32, blur_sigma=(0.1, 0.5)), dict(size=36, area=(0.6, 1.0), grid=3, patch=10)
@@ -96,7 +96,47 @@ def test_a_run_keeps_other_parts_figures_and_writes_the_page(tmp_path, monkeypat
     assert set(figures) == {"memory", "plain"} and figures["plain"]["settings"]["bank"] == 256
     page = (tmp_path / "speed.md").read_text()
     assert "plain DetCo in float32" in page and "MB of banks" in page
+    assert "No GPU has been measured yet" in (tmp_path / "scaling.md").read_text()
     assert str(tmp_path / "speed.md") in capsys.readouterr().out
     assert speed.main(["nothing", *small]) == 2
     assert speed.main(["memory", *small, "--repeats", "1"]) == 2
     assert capsys.readouterr().err.count("error: ") == 2
+
+
+def test_a_whole_step_of_each_method_is_timed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert speed.main(["step", "--arch", "resnet18", "--batch", "2", "--bank", "256", "--repeats", "2", "--device",
+                       "cpu", "--out", str(tmp_path / "speed")]) == 0
+    [path] = (tmp_path / "speed").glob("*.json")
+    rows = json.loads(path.read_text())["step"]["rows"]
+    assert [row["method"] for row in rows] == ["detco", "moco_v2"]
+    for row in rows:
+        assert row["images a second"] == pytest.approx(2000 / (row["views, ms"] + row["the rest, ms"]))
+    assert "Eight of" in (tmp_path / "scaling.md").read_text()
+
+
+def test_traffic_of_a_step_is_counted_from_the_papers_configurations():
+    """By hand: MoCo v2 trains ResNet-50 to its pooled map (23,508,032) and an MLP of 2048 and 128 (4,458,624)."""
+    moco, detco = (epoch.counts(name) for name in ("moco_v2", "detco"))
+    assert moco["gradients"] == round(2 * 7 / 8 * 4 * (23_508_032 + 4_458_624))
+    assert moco["views"] == 7 / 8 * 32 * 12 * 224**2 and moco["crops"] == 32 * 3 * 2 * 224**2
+    assert moco["keys"] == 7 / 8 * 256 * 4 * 128 and detco["keys"] == 8 * moco["keys"]
+    assert detco["views"] == 7 / 8 * 32 * 12 * (224**2 + 9 * 64**2)
+    assert detco["crops"] == 32 * 3 * 2 * (224**2 + 255**2)
+
+
+def test_an_epoch_follows_from_the_step_and_the_traffic():
+    rows = [{"method": name, "precision": p, "images a second": rate}
+            for name, p, rate in (("detco", "float32", 100.0), ("detco", "bfloat16", 320.0),
+                                  ("moco_v2", "bfloat16", 640.0))]
+    page = epoch.page([dict(step=dict(rows=rows, device="cuda", machine="a GPU"),
+                            loader=dict(rows=[dict(ours=0.005)]))])
+    cells = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:4]]
+             for row in page.splitlines() if row.startswith("|")}
+    assert cells["step of 32 images, views drawn, ms"] == ["100", "50"]
+    assert cells["images a second, eight devices"] == ["2,560", "5,120"]
+    # 5005 steps of 0.1 s; with 591 MB at 25 GB/s and 22 MB at 20 GB/s on top 0.1247 s.
+    assert cells["an epoch, minutes"][0] == "8 to 10"
+    assert cells["200 epochs, days"][0] == "1.2 to 1.4"
+    assert cells["images a second that 12 workers give it"][0] == "2,400"
+    assert "No GPU" not in page
