@@ -10,6 +10,9 @@ from pathlib import Path
 
 from detco.console import STOP, stop
 
+# torch's C++ warnings: each process would be told of DistributedDataParallel's search for unused parameters, which is
+# meant (detco.runner). torch reads this when it is first imported.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 FULL = "the disk is full; what was computed is kept: free some space and run the same command again"
 
 

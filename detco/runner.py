@@ -65,8 +65,13 @@ class Runner(_Runner):
         return logger
 
     def wrap_model(self, model_wrapper_cfg, model):
-        if self.distributed and not torch.cuda.is_available():  # mmengine's own wrapper insists on a GPU a process
-            model_wrapper_cfg = dict(device_ids=None, broadcast_buffers=False)
+        if self.distributed:
+            # Looking for unused parameters keeps the buckets of gradients as they are. Else they are laid out anew
+            # after the first step, also of a resumed run, and sums over three ranks or more round otherwise.
+            model_wrapper_cfg = dict(type="MMDistributedDataParallel", find_unused_parameters=True,
+                                     broadcast_buffers=False)
+            if not torch.cuda.is_available():  # mmengine expects a GPU a process
+                model_wrapper_cfg["device_ids"] = None
         return super().wrap_model(model_wrapper_cfg, model)
 
     @master_only

@@ -1,10 +1,16 @@
 """Ranks: two or three gloo processes give what one process gives."""
+import os
+from functools import partial
+
 import pytest
 import torch
 from torch import distributed, multiprocessing, nn
 
+from detco import checkpoint, engine
 from detco.detco import DetCo
 from detco.distributed import SyncBatchNorm2d, own, shuffled, synchronise_batch_norm
+from detco.pool import MemoryPool
+from tests.detco.test_engine import make_config, stopped_in_step
 
 RANKS = 2
 
@@ -71,6 +77,37 @@ def test_ranks_with_parts_of_a_batch_equal_one_rank_with_the_whole_under_sync_bn
         for name, keys in banks.items():
             torch.testing.assert_close(keys, alone_banks[name], rtol=1e-2, atol=1e-3)
             assert torch.equal(keys, results[0][1][name])
+
+
+def _pretrain(folder, rank, ranks):
+    """A run of 7 steps on each rank, whole and in two sessions; this rank's weights, banks and twin of both."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (20, 3, 40, 40), dtype=torch.uint8, generator=generator)
+    pool = MemoryPool(images, torch.zeros(20, dtype=torch.long), ["a"], "f" * 64)
+    os.environ["LOCAL_RANK"] = str(rank)  # as torchrun does
+    built, build = [], engine.build
+    engine.build = lambda *args: built.append(build(*args)) or built[-1]
+    settings = make_config("detco")
+    engine.pretrain(settings, pool, folder / "whole")
+    with stopped_in_step(5):
+        engine.pretrain(settings, pool, folder / "parts")
+    engine.pretrain(settings, pool, folder / "parts")
+    return built[0].state_dict(), built[2].state_dict()
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_train_one_network_and_resume_bit_identically(ranks, tmp_path):
+    results = run_ranks(partial(_pretrain, tmp_path), ranks, tmp_path)
+    for whole, parts in results:
+        assert not [key for key in whole if not torch.equal(whole[key], parts[key]) and "running" not in key]
+    # Running statistics are a rank's own; rank 0's are saved.
+    first, *others = (whole for whole, _ in results)
+    assert all(torch.equal(first[key], results[0][1][key]) for key in first)
+    assert all(torch.equal(other[key], first[key]) for other in others for key in first if "running" not in key)
+    assert first["banks.global_c5.pointer"] == 7 * 6 % 25
+    saved = checkpoint.load(tmp_path / "whole" / "checkpoint.safetensors")
+    assert saved.metadata["budget"]["images"] == 7 * 6
+    assert torch.equal(saved.state["conv1.weight"], first["encoder.backbone.conv1.weight"])
 
 
 def _shuffle(rank, ranks):
