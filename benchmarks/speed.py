@@ -9,7 +9,6 @@ ImageNet on eight GPUs) are written; a part that runs again replaces its figures
 """
 import argparse
 import json
-import resource
 import statistics
 import sys
 import tempfile
@@ -229,10 +228,12 @@ def memory(arguments: argparse.Namespace) -> list[dict]:
 def _peak_of_banks_and_losses(batch: int, size: int) -> int:
     import torch
 
+    from benchmarks.transfer import process_peak
+
     banks_and_losses(8, 64, torch.device("cpu"))  # libraries load and make their buffers
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = process_peak()
     banks_and_losses(batch, size, torch.device("cpu"))
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024)
+    return process_peak() - before
 
 
 def banks_and_losses(batch: int, size: int, device, levels: int = 4) -> None:
@@ -371,6 +372,7 @@ def page(folder: Path) -> str:
 def plot(rows: list[dict], path: Path) -> None:
     """Time against each size, on two logarithmic axes beside the straight line of proportional cost."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
 
     from detco.files import replacing
 
@@ -380,7 +382,9 @@ def plot(rows: list[dict], path: Path) -> None:
         x, y = zip(*((row["value"], row["ms"]) for row in rows if row["against"] == kind))
         axis.loglog(x, y, "o-", label="measured")
         axis.loglog(x, [y[-1] * value / x[-1] for value in x], ":", color="grey", label="proportional")
-        axis.set(xlabel=kind, ylabel="ms a step")
+        axis.set(xlabel=kind, ylabel="ms a step", xticks=x,
+                 xticklabels=[f"{value // 1024}k" if value >= 1024 else value for value in x])
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.legend()
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

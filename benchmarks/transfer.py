@@ -3,6 +3,7 @@ import json
 import os
 import pkgutil
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -139,10 +140,15 @@ def _peak_memory() -> int:
     """Bytes: of the device where there is one, else of this process."""
     import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else process_peak()
+
+
+def process_peak() -> int:
+    """The most bytes this process has held. On Linux not by getrusage, which counts what its parent held."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return 1024 * int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def environment() -> dict:

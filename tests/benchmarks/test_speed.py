@@ -85,6 +85,15 @@ def test_sides_take_turns_and_ratios_are_round_by_round(monkeypatch):
     assert (row["ours"], row["other"], row["ratio"], row["repeats"]) == (2.0, 3.0, 1.5, 4)
 
 
+def test_memory_counts_banks_and_losses_whatever_the_process_held_before():
+    held = torch.ones(300_000_000)  # 1.2 GB
+    arguments = speed.parser().parse_args(["--bank", "8192"])
+    arguments.device = torch.device("cpu")
+    [row] = speed.memory(arguments)
+    assert row["MB of banks"] == pytest.approx(8 * 8192 * 128 * 4 / 1e6) and len(held)
+    assert row["MB of banks"] < row["MB in all"] < 20 * row["MB of banks"]
+
+
 def test_a_run_keeps_other_parts_figures_and_writes_the_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     small = ["--arch", "resnet18", "--batch", "2", "--bank", "256", "--repeats", "2", "--device", "cpu",
