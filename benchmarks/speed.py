@@ -340,7 +340,7 @@ def store(arguments: argparse.Namespace, part: str, rows: list[dict]) -> None:
     figures[part] = dict(rows=rows, settings=settings, machine=machine, device=arguments.device.type,
                          environment=environment())
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(figures, indent=1, sort_keys=True))
+        temporary.write_text(json.dumps(figures, indent=1))
     if part == "scaling":
         plot(rows, path.with_suffix(".png"))
     machines = [json.loads(path.read_text()) for path in sorted(arguments.out.glob("*.json"))]
