@@ -109,6 +109,11 @@ def _notes(rows: Sequence[Record]) -> str:
     cells = [score_cell(own, metric) for own in by_method(rows).values() for metric in metric_columns(rows)]
     if any(SINGLE_SEED in cell for cell in cells):
         notes.append(f"{SINGLE_SEED} one seed only: no spread is known and no ranking follows.")
+    once = [method for method, own in by_method(rows).items()
+            if len(own) > 1 and len({row["checkpoint"].get("hash") for row in own}) == 1]
+    if once:
+        notes.append(f"Pretrained once for all seeds: {', '.join(once)}. Spread and differences are the transfer's; how "
+                     "far another pretraining would have come they do not say.")
     for row in sorted(rows, key=lambda row: (row["method"], row["seed"])):
         if row.get("unreliable"):
             reason = " ".join(row["unreliable"].split())

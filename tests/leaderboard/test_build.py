@@ -68,6 +68,13 @@ def test_a_single_seed_is_marked_and_explained(results, make):
     assert "† one seed only" in page
 
 
+def test_seeds_of_one_checkpoint_are_told_from_seeds_of_several(results, make):
+    assert "Pretrained once" not in build(results)
+    for seed in range(2):
+        write(results, make("byol", seed, checkpoint={"hash": "c" * 64, "metadata": {}}))
+    assert "Pretrained once for all seeds: byol. " in build(results)
+
+
 def test_a_missing_cell_is_a_dash_and_fewer_values_are_counted(results, make):
     for seed in range(3):
         metrics = {"bbox_AP": 10.0 + seed, "bbox_AP50": None if seed else 20.0, "segm_AP": seed or None}
