@@ -21,7 +21,7 @@ from detco.console import say
 from detco.distributed import synchronise_batch_norm
 from detco.files import replacing
 from detco.method import Method
-from detco.pool import FolderPool, MemoryPool, PoolError
+from detco.pool import FolderPool, MemoryPool, PoolError, decode
 from detco.registry import method_class
 from detco.runner import Runner, quiet
 
@@ -169,24 +169,38 @@ class BrokenImageHook(Hook):
         return set(self.path.read_text().splitlines()) if self.path.is_file() else set()
 
     def before_train(self, runner):
+        if dist.is_main_process() and (listed := self._listed()):
+            with replacing(self.path) as temporary:  # without those that were fetched again
+                temporary.write_text("".join(f"{path}\n" for path in sorted(listed) if _broken(path)))
+        dist.barrier()
         self.known = self._listed()
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        found = {self.pool.images[i] for i in data_batch.pop("broken").tolist() if i >= 0} - self.known
+        found = {self.pool.images[i] for i in data_batch.pop("broken").tolist() if i >= 0}
         if not found:
             return
         with open(self.path, "a") as file:
-            file.write("".join(f"{path}\n" for path in sorted(found)))
+            file.write("".join(f"{path}\n" for path in sorted(found - self.known)))
         self.known = self._listed()
         drawn = min(max((runner.iter + 1) * self.batch, self.LEAST), len(self.pool))
         if len(self.known) > self.share * drawn:
             raise PoolError(f"pool: {len(self.known)} images cannot be decoded, more than {self.share:.0%} of {drawn}: "
-                            f"{self.path} lists them; fetch them again or remove them")
+                            f"{self.path} lists them; fetch them again, or raise max_broken")
 
     def after_train(self, runner):
+        dist.barrier()
+        self.known = self._listed()
         if self.known and dist.is_main_process():
             say(f"{len(self.known)} of {len(self.pool)} images could not be decoded, others took their place; "
                 f"listed in {self.path}")
+
+
+def _broken(path: str) -> bool:
+    try:
+        decode(path)
+    except OSError:
+        return True
+    return False
 
 
 def steps_of(config: dict, images: int) -> int:

@@ -1,16 +1,19 @@
 """The pretraining pool: uint8 images in memory, or a folder of JPEGs cropped by loader workers."""
+import contextlib
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import safetensors
 import torch
+from PIL.Image import DecompressionBombError
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import default_loader
-from torchvision.io import ImageReadMode, decode_image, read_file
+from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms.v2 import functional as F
 
 from detco.views import View, random_boxes
@@ -21,11 +24,18 @@ class PoolError(ValueError):
 
 
 def decode(path: str) -> Tensor:
-    """An image as uint8 [3, H, W], RGB. Raises OSError."""
+    """An image as uint8 [3, H, W], RGB. Raises OSError.
+
+    torchvision decodes JPEGs, faster than PIL; its decoder of PNGs ends the process at some broken ones.
+    """
+    data = read_file(path) if Path(path).stat().st_size else torch.empty(0)
+    if data[:2].tolist() == [0xFF, 0xD8]:
+        with contextlib.suppress(RuntimeError):  # broken, or of a form that only PIL reads
+            return decode_jpeg(data, ImageReadMode.RGB)
     try:
-        return decode_image(read_file(path), ImageReadMode.RGB)
-    except RuntimeError:  # broken, or a form that only PIL reads
         return F.pil_to_tensor(default_loader(path))
+    except (SyntaxError, ValueError, DecompressionBombError) as error:  # PIL's names for broken files
+        raise OSError(str(error)) from None
 
 
 def first_of_shuffle(total: int, n: int) -> Tensor:
@@ -127,7 +137,7 @@ class FolderPool(Dataset):
         Raises PoolError where none can.
         """
         number, draw = item
-        for chosen in (*range(number, len(self)), *range(number)):
+        for chosen in chain(range(number, len(self)), range(number)):
             path, label = self.samples[chosen]
             try:
                 image = decode(path)

@@ -1,6 +1,7 @@
 """mmengine's Runner as this suite uses it: quiet, atomic, resumable. Pretraining and transfer share it."""
 import contextlib
 import logging
+import math
 import pickle
 import sys
 import time
@@ -8,8 +9,9 @@ import warnings
 from pathlib import Path
 
 import torch
-from mmengine.dist import get_world_size, is_distributed, is_main_process, master_only
-from mmengine.hooks import Hook
+from mmengine.dist import broadcast_object_list, get_world_size, is_distributed, is_main_process, master_only
+from mmengine.hooks import Hook, RuntimeInfoHook
+from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import Runner as _Runner
 from rich.progress import TextColumn
@@ -35,7 +37,7 @@ def _load_own(filename, map_location):
     files never come this way: only `Runner.load_or_resume` makes such names, from the run's own folder."""
     try:
         return torch.load(filename.removeprefix(OWN), map_location=map_location, weights_only=False)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise DamagedStateError(str(error).splitlines()[0]) from None
 
 
@@ -56,8 +58,11 @@ class Runner(_Runner):
     def __init__(self, *args, label: str, **kwargs):
         super().__init__(*args, launcher="pytorch" if is_distributed() else "none", **kwargs)
         self.label = label
-        self.bar, self.clock, self.losses = ProgressHook(label), ClockHook(), FiniteHook()
+        self.bar, self.clock, self.losses = ProgressHook(label), ClockHook(), LossHook()
         self.register_custom_hooks([self.bar, self.clock, self.losses])
+
+    def register_default_hooks(self, hooks=None):
+        super().register_default_hooks(dict(runtime_info=dict(type="StateInfoHook")) | (hooks or {}))
 
     def build_logger(self, log_level="INFO", log_file=None, **kwargs):
         logger = super().build_logger(log_level, str(Path(self.work_dir) / "run.log"), **kwargs)
@@ -94,11 +99,22 @@ class Runner(_Runner):
         if self._has_loaded:
             return
         self._has_loaded = True
-        for state in states_of(self.work_dir) if self._resume else ():
+        chosen = [self._newest_state() if self._resume and is_main_process() else None]
+        broadcast_object_list(chosen)  # every rank goes on from the same
+        if chosen[0]:
+            self.resume(f"{OWN}{chosen[0]}")
+
+    def _newest_state(self) -> str | None:
+        """The newest state that can be read, on the CPU; None without one."""
+        states = states_of(self.work_dir)
+        for state, before in zip(states, [*states[1:], None]):
             try:
-                return self.resume(f"{OWN}{state}")
+                _load_own(f"{OWN}{state}", "cpu")
+                return str(state)
             except DamagedStateError as error:
-                say(f"{state}: cannot be read ({error}); going on from the state before it")
+                then = "going on from the state before it" if before else "no other is left: starting over"
+                say(f"{state}: cannot be read ({error}); {then}")
+        return None
 
     def diverged(self, what: str) -> DivergedError:
         """The error that ends a run whose numbers are no longer finite."""
@@ -162,11 +178,19 @@ class ProgressHook(Hook):
         self.progress.advance(self.task)
 
 
-class FiniteHook(Hook):
-    """Stops the run at a loss that is not finite: looks at several steps' together, since a look waits for the
-    device, and before a state is saved."""
+@HOOKS.register_module()
+class StateInfoHook(RuntimeInfoHook):
+    """mmengine's, without its look at each step's losses: `LossHook` files them."""
 
-    priority = "LOW"  # before the state is saved
+    def after_train_iter(self, *args, **kwargs):
+        pass
+
+
+class LossHook(Hook):
+    """Files the losses as scalars and stops the run at one that is not finite. Looks at several steps' together,
+    since a look waits for the device, and before a state is saved."""
+
+    priority = "NORMAL"  # before the logger and before the state is saved
 
     def __init__(self):
         self.unseen: dict[int, dict[str, torch.Tensor]] = {}  # step -> its losses
@@ -178,10 +202,16 @@ class FiniteHook(Hook):
             self.check(runner)
 
     def check(self, runner) -> None:
-        """Raise DivergedError, naming the first step and term that is not finite."""
+        """File what was not yet looked at. Raises DivergedError, naming the first step and term not finite."""
         unseen, self.unseen = self.unseen, {}
+        if not unseen:
+            return
+        values = iter(torch.stack([v.float() for losses in unseen.values() for v in losses.values()]).tolist())
         for step, losses in unseen.items():
-            if bad := [name for name, value in losses.items() if not value.isfinite().all()]:
+            losses = {name: next(values) for name in losses}
+            for name, value in losses.items():
+                runner.message_hub.update_scalar(f"train/{name}", value)
+            if bad := [name for name, value in losses.items() if not math.isfinite(value)]:
                 term = next((name for name in bad if name != "loss"), "loss")  # the sum says less than its term
                 raise runner.diverged(f"{term} is not finite at step {step}")
 

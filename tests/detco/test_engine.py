@@ -102,8 +102,10 @@ def test_a_damaged_state_is_told_and_the_one_before_it_used(damaged, first, pool
     steps.clear()
     capsys.readouterr()
     engine.pretrain(make_config("moco_v2"), pool, tmp_path / "parts", seed=1)
-    told = [line for line in capsys.readouterr().out.splitlines() if "cannot be read" in line]
+    output = capsys.readouterr().out
+    told = [line for line in output.splitlines() if "cannot be read" in line]
     assert [f"iter_{step}.pth: cannot be read" in line for step, line in zip(reversed(damaged), told, strict=True)]
+    assert ("starting over" in output) == (first == 1)
     assert steps == list(range(first, 8)) and same(built[0], built[2])
 
 
@@ -267,12 +269,18 @@ def test_a_loss_that_is_not_finite_stops_with_step_term_and_last_state(term, int
     assert not list(tmp_path.glob("iter_1[3-9].pth"))
 
 
-def test_a_state_with_a_weight_that_is_not_finite_is_not_saved(pool, tmp_path):
-    with pytest.raises(DivergedError, match=r"(weight|loss) is not finite (after|at) step \d+; the last good state is"):
-        engine.pretrain(make_config("supervised", **{"optimizer.lr": 1e38, "schedule.epochs": 5}), pool, tmp_path)
-    for state in states_of(tmp_path):
-        weights = torch.load(state, weights_only=False)["state_dict"]
-        assert all(value.isfinite().all() for value in weights.values())
+def test_a_state_with_a_weight_that_is_not_finite_is_not_saved(pool, tmp_path, monkeypatch):
+    after = engine.MethodHook.after_train_iter
+
+    def poison(self, runner, *args, **kwargs):
+        after(self, runner, *args, **kwargs)
+        if runner.iter == 4:
+            engine.method_of(runner).encoder.conv1.weight.data[0, 0] = float("inf")
+
+    monkeypatch.setattr(engine.MethodHook, "after_train_iter", poison)
+    with pytest.raises(DivergedError, match=r"a weight is not finite after step 5; the last good state is .*iter_4.pth"):
+        engine.pretrain(make_config("supervised"), pool, tmp_path)
+    assert [state.name for state in states_of(tmp_path)] == ["iter_4.pth"]
 
 
 def test_resumed_with_another_number_of_processes_says_what_changes(pool, tmp_path, capsys):
@@ -362,14 +370,31 @@ def test_broken_images_are_counted_listed_and_replaced_and_too_many_stop_the_run
     with pytest.raises(PoolError, match=r"2 images cannot be decoded, more than 4% of 40: .*broken_images.txt"):
         engine.pretrain(settings | {"max_broken": 0.04}, pool, tmp_path / "strict")
     assert [path.name for path in states_of(tmp_path / "strict")]  # nothing computed is lost
+    with pytest.raises(PoolError, match="2 images cannot be decoded"):
+        engine.pretrain(settings | {"max_broken": 0.04}, pool, tmp_path / "strict")
+    for name in lost:
+        (tmp_path / name).write_bytes((tmp_path / "images/a/000.jpg").read_bytes())  # fetched again
+    engine.pretrain(settings | {"max_broken": 0.04}, pool, tmp_path / "strict")
+    assert not (tmp_path / "strict/broken_images.txt").read_text()
 
 
-@pytest.mark.parametrize("mode, suffix", [("RGB", "jpg"), ("L", "jpg"), ("CMYK", "jpg"), ("P", "png"), ("RGB", "webp")])
+@pytest.mark.parametrize("mode, suffix", [("RGB", "jpg"), ("L", "jpg"), ("CMYK", "jpg"), ("P", "png"), ("P", "gif"),
+                                          ("RGB", "webp")])
 def test_images_are_decoded_as_pil_does(mode, suffix, tmp_path):
     path = tmp_path / f"image.{suffix}"
     Image.fromarray((np.arange(60 * 40 * 3) % 251).astype(np.uint8).reshape(40, 60, 3)).convert(mode).save(path)
     with Image.open(path) as image:
         assert torch.equal(decode(str(path)), torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1))
+
+
+def test_a_png_with_a_wrong_byte_is_an_error_and_not_the_processs_end(tmp_path):
+    path = tmp_path / "image.png"
+    Image.fromarray((np.arange(60 * 40 * 3) % 251).astype(np.uint8).reshape(40, 60, 3)).save(path)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1:])
+        with contextlib.suppress(OSError):
+            assert decode(str(path)).shape[0] == 3
 
 
 def test_a_folder_without_one_whole_image_is_refused(photos):
