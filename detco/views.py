@@ -6,7 +6,7 @@ same generator gives the same views wherever they are computed. Distributions ar
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -45,6 +45,12 @@ def random_boxes(n: int, height: int, width: int, area: tuple[float, float], gen
     return torch.from_numpy(np.stack([left, top, left + w, top + h], 1))
 
 
+@cache
+def by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """float32 [3, 1, 1] on the device; made once, since each copy to a device waits for it."""
+    return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
+
+
 def hue(x: Tensor, shift: Tensor) -> Tensor:
     """Rotate the hue of RGB images [M, 3, H, W] in [0, 1] by shift [M, 1, 1, 1], in turns."""
     high, low = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
@@ -56,13 +62,13 @@ def hue(x: Tensor, shift: Tensor) -> Tensor:
     sixth = sixth.add_(shift * 6)
     sixth = sixth.sub_((sixth / 6).floor_().mul_(6))
     # A channel's share of the spread falls with the distance from its own hue, red's from cyan.
-    centre, sign, offset = (x.new_tensor(v)[:, None, None] for v in ((3, 2, 4), (1, -1, -1), (-1, 2, 2)))
+    centre, sign, offset = (by_channel(v, x.device) for v in ((3, 2, 4), (1, -1, -1), (-1, 2, 2)))
     return (sixth - centre).abs_().mul_(sign).add_(offset).clamp_(0, 1).mul_(spread).add_(low)
 
 
 def grey(x: Tensor) -> Tensor:
     """Luma of RGB images [M, 3, H, W]: [M, 1, H, W]."""
-    return (x * x.new_tensor(GREY)[:, None, None]).sum(1, keepdim=True)
+    return (x * by_channel(GREY, x.device)).sum(1, keepdim=True)
 
 
 def change(x: Tensor, chosen: Tensor, operation: Callable, *arguments: Tensor) -> None:
@@ -72,8 +78,9 @@ def change(x: Tensor, chosen: Tensor, operation: Callable, *arguments: Tensor) -
         chosen: bool [M], on the CPU, as are the arguments [M, ...] of each image.
     """
     if len(index := chosen.nonzero().squeeze(1)):
-        there = index.to(x.device)
-        x.index_copy_(0, there, operation(x[there], *(a[index].to(x) for a in arguments)))
+        there = index.to(x.device, non_blocking=True)
+        own = (a[index].to(x.device, x.dtype, non_blocking=True) for a in arguments)
+        x.index_copy_(0, there, operation(x[there], *own))
 
 
 def color_jitter(x: Tensor, order: Tensor, factors: Tensor) -> None:
@@ -122,7 +129,7 @@ def jigsaw(x: Tensor, grid: int, patch: int, generator: torch.Generator) -> Tens
     offsets = torch.randint(cell - patch + 1, (2, n, grid * grid, 1), generator=generator)
     rows, columns = (c * cell + o + torch.arange(patch) for c, o in zip(corner, offsets))
     sample = torch.arange(n)[:, None, None, None]
-    index = (i.to(x.device) for i in (sample, rows[:, :, :, None], columns[:, :, None, :]))
+    index = (i.to(x.device, non_blocking=True) for i in (sample, rows[:, :, :, None], columns[:, :, None, :]))
     sample, rows, columns = index
     return x.permute(0, 2, 3, 1)[sample, rows, columns].permute(0, 1, 4, 2, 3)
 
@@ -185,7 +192,7 @@ class View:
         x = x.float() / 255 if x.dtype == torch.uint8 else x
         self._photometric(x, generator)
         x = self._auto_augment(x, generator) if self.auto_augment else x
-        x.sub_(x.new_tensor(MEAN)[:, None, None]).div_(x.new_tensor(STD)[:, None, None])
+        x.sub_(by_channel(MEAN, x.device)).div_(by_channel(STD, x.device))
         return x.unflatten(0, (len(crops), -1)) if self.grid else x
 
     def _photometric(self, x: Tensor, generator: torch.Generator) -> None:
