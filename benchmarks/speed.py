@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.command import ended
@@ -29,7 +30,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("part", nargs="*", help=f"{', '.join(PARTS)} (default: all)")
     p.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
     p.add_argument("--arch", default="resnet50", help="default: resnet50")
-    p.add_argument("--batch", type=int, metavar="N", help="images a step (default: 256 on cuda, 8 on cpu)")
+    p.add_argument("--batch", type=int, metavar="N",
+                   help="images a step (default: 256 on cuda, 8 on cpu; part step: 32, a GPU's share of eight)")
     p.add_argument("--bank", type=int, default=65536, metavar="K", help="keys a bank (default: 65536)")
     p.add_argument("--repeats", type=int, default=7, metavar="R", help="rounds of each pair (default: 7)")
     p.add_argument("--images", type=Path, metavar="DIR", help="JPEGs for the loader (default: 64 drawn scenes)")
@@ -47,15 +49,19 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, print, and write what the command line asks for. Raises ValueError for arguments that fit nothing."""
     import torch
 
+    from benchmarks import epoch
+
     if unknown := set(arguments.part) - set(PARTS):
         raise ValueError(f"unknown part {', '.join(sorted(unknown))}: known: {', '.join(PARTS)}")
     if arguments.repeats < 2:
         raise ValueError(f"--repeats {arguments.repeats}: quartiles take 2 or more")
     arguments.device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    arguments.batch = arguments.batch or (256 if arguments.device.type == "cuda" else 8)
     for part in arguments.part or PARTS:
         say(f"{part}: {PARTS[part].__doc__.splitlines()[0]}")
-        store(arguments, part, rows := PARTS[part](arguments))
+        batch = arguments.batch or (epoch.BATCH // epoch.GPUS if part == "step" else
+                                    256 if arguments.device.type == "cuda" else 8)
+        own = argparse.Namespace(**vars(arguments) | {"batch": batch})
+        store(own, part, rows := PARTS[part](own))
         say(table(rows) + "\n")
     say(f"figures  {arguments.out}\npages    {arguments.out.with_suffix('.md')}, {arguments.out.with_name(EPOCH)}")
     return 0
@@ -177,7 +183,7 @@ def against(other: Callable, what: str, method, views: dict, arguments: argparse
 
 
 def encoder(arguments: argparse.Namespace) -> list[dict]:
-    """DetCo's step over the bare encoder: the same passes on the same pixels and a trivial loss; other / ours <= 1"""
+    """DetCo's step and the bare encoder: the same passes on the same pixels and a trivial loss"""
     from benchmarks.rivals import bare_step
 
     method, views = method_and_views("detco", arguments)
@@ -268,6 +274,7 @@ def loader(arguments: argparse.Namespace) -> list[dict]:
     import torch
     from torchvision.datasets.folder import default_loader
 
+    from benchmarks import epoch
     from benchmarks.rivals import PilViews
     from detco.pool import FolderPool
 
@@ -275,13 +282,14 @@ def loader(arguments: argparse.Namespace) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         pool = FolderPool.load(arguments.images or _drawn_photos(Path(folder))).cropped(method.view_specs, seed=0)
         count, threads = min(64, len(pool)), torch.get_num_threads()
+        pool = replace(pool, samples=pool.samples * (epoch.IMAGES // len(pool)))  # as many as ImageNet's
         torch.set_num_threads(1)
         other = PilViews(method.view_specs)
         sides = {
             "crops": lambda: [pool[i, i] for i in range(count)],
             "views": lambda: method.views(torch.utils.data.default_collate([pool[i, i] for i in range(count)])),
-            "PIL": lambda: torch.utils.data.default_collate([other(default_loader(pool.images[i]))
-                                                             for i in range(count)]),
+            "PIL": lambda: torch.utils.data.default_collate([other(default_loader(path))
+                                                             for path, _ in pool.samples[:count]]),
         }
         try:
             seconds = {name: [s / count for s in rounds] for name, rounds in interleaved(
@@ -306,7 +314,7 @@ def _drawn_photos(folder: Path) -> Path:
 
 
 def scaling(arguments: argparse.Namespace) -> list[dict]:
-    """Losses and banks, seconds against keys a bank, batch and levels; twice as much costs at most twice"""
+    """Losses and banks, time against keys a bank, batch and levels"""
     rows = []
     for what, values, settings in (
             ("keys a bank", [1024 << i for i in range(0, 9)], lambda v: (v, 64, 4)),
@@ -360,10 +368,11 @@ def page(folder: Path) -> str:
         lines += [f"## {next(iter(figures.values()))['machine']}", ""]
         for part in (name for name in PARTS if name in figures):
             entry = figures[part]
-            versions, commit = entry["environment"]["versions"], entry["environment"]["commit"] or "none"
+            versions, commit = entry["environment"]["versions"], (entry["environment"]["commit"] or "none")[:12]
+            commit += " with changes" * bool(entry["environment"]["dirty"])
             lines += [f"### {PARTS[part].__doc__.splitlines()[0]}", "", table(entry["rows"]), "",
                       "{arch}, batch {batch}, K {bank:,}, {repeats} rounds; ".format(**entry["settings"])
-                      + "torch {torch}, torchvision {torchvision}, ".format(**versions) + f"commit {commit[:12]}.", ""]
+                      + "torch {torch}, torchvision {torchvision}, ".format(**versions) + f"commit {commit}.", ""]
             if part == "scaling":
                 lines += [f"![time against keys, batch and levels]({folder.name}/{path.stem}.png)", ""]
     return "\n".join(lines)

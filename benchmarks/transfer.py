@@ -146,8 +146,8 @@ def _peak_memory() -> int:
 def process_peak() -> int:
     """The most bytes this process has held. On Linux not by getrusage, which counts what its parent held."""
     status = Path("/proc/self/status")
-    if status.is_file():
-        return 1024 * int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1])
+    if status.is_file() and (peak := re.search(r"VmHWM:\s*(\d+)", status.read_text())):
+        return 1024 * int(peak[1])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -167,6 +167,6 @@ def environment() -> dict:
 
     # Results and the pages made of them change with every run; dirty means the code.
     changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!/leaderboard/results",
-                  ":!/leaderboard/LEADERBOARD.md")
+                  ":!/leaderboard/LEADERBOARD.md", ":!/docs/speed*", ":!/docs/scaling.md")
     return dict(versions=versions, platform=platform.platform(), commit=git("rev-parse", "HEAD"),
                 dirty=None if changed is None else bool(changed))

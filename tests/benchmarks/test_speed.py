@@ -40,14 +40,19 @@ def test_the_plain_implementation_takes_ours_steps(method):
 
 
 def test_lightlys_moco_v2_contrasts_as_ours():
+    """With the same weights and the same bank, the first step's loss is the same."""
     pytest.importorskip("lightly")
     torch.manual_seed(0)
     ours = MoCoV2("resnet18", GLOBAL, bank_size=64)
     theirs = rivals.LightlyMoCoV2("resnet18", 64, ours.temperature, ours.twin.momentum)
-    shapes = [p.shape for p in ours.encoder.parameters()]
-    assert shapes == [p.shape for part in (theirs.backbone, theirs.projection_head) for p in part.parameters()]
-    losses = [theirs(views) for views in batches(ours)]
-    assert all(0 < loss < 8 for loss in losses)  # ln 65 is 4.2
+    [views] = batches(ours, 1)
+    with torch.no_grad():
+        for parts, parameters in (((theirs.backbone, theirs.projection_head), ours.encoder.parameters()),
+                                  ((theirs.backbone_momentum, theirs.head_momentum), ours.encoder.parameters())):
+            for own, other in zip([p for part in parts for p in part.parameters()], parameters, strict=True):
+                own.copy_(other)
+        theirs.criterion.memory_bank.bank.copy_(ours.bank.keys)
+    torch.testing.assert_close(theirs(views), ours.loss(views)["loss"].detach(), rtol=1e-4, atol=1e-4)
 
 
 def test_the_bare_encoder_sees_every_view_and_keeps_no_gradient(method, monkeypatch):
@@ -91,7 +96,7 @@ def test_memory_counts_banks_and_losses_whatever_the_process_held_before():
     arguments.device = torch.device("cpu")
     [row] = speed.memory(arguments)
     assert row["MB of banks"] == pytest.approx(8 * 8192 * 128 * 4 / 1e6) and len(held)
-    assert row["MB of banks"] < row["MB in all"] < 20 * row["MB of banks"]
+    assert row["MB of banks"] < row["MB in all"] < 300
 
 
 def test_a_run_keeps_other_parts_figures_and_writes_the_page(tmp_path, monkeypatch, capsys):
@@ -121,7 +126,7 @@ def test_a_whole_step_of_each_method_is_timed(tmp_path, monkeypatch):
     assert [row["method"] for row in rows] == ["detco", "moco_v2"]
     for row in rows:
         assert row["images a second"] == pytest.approx(2000 / (row["views, ms"] + row["the rest, ms"]))
-    assert "Eight of" in (tmp_path / "scaling.md").read_text()
+    assert "Eight of" not in (tmp_path / "scaling.md").read_text()  # not the paper's step
 
 
 def test_traffic_of_a_step_is_counted_from_the_papers_configurations():
@@ -138,14 +143,17 @@ def test_an_epoch_follows_from_the_step_and_the_traffic():
     rows = [{"method": name, "precision": p, "images a second": rate}
             for name, p, rate in (("detco", "float32", 100.0), ("detco", "bfloat16", 320.0),
                                   ("moco_v2", "bfloat16", 640.0))]
-    page = epoch.page([dict(step=dict(rows=rows, device="cuda", machine="a GPU"),
-                            loader=dict(rows=[dict(ours=0.005)]))])
+    figures = dict(step=dict(rows=rows, device="cuda", machine="a GPU", settings=epoch.STEP | dict(repeats=7)),
+                   loader=dict(rows=[dict(ours=0.005)]))
+    page = epoch.page([figures])
     cells = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:4]]
              for row in page.splitlines() if row.startswith("|")}
-    assert cells["step of 32 images, views drawn, ms"] == ["100", "50"]
-    assert cells["images a second, eight devices"] == ["2,560", "5,120"]
+    assert cells["step of 32 images, views drawn, crops copied, ms"] == ["101", "50"]
+    assert cells["images a second, eight devices"] == ["2,532", "5,071"]
     # 5005 steps of 0.1 s; with 591 MB at 25 GB/s and 22 MB at 20 GB/s on top 0.1247 s.
     assert cells["an epoch, minutes"][0] == "8 to 10"
     assert cells["200 epochs, days"][0] == "1.2 to 1.4"
     assert cells["images a second that 12 workers give it"][0] == "2,400"
     assert "No GPU" not in page
+    figures["step"]["settings"]["arch"] = "resnet18"
+    assert "Eight of" in page and "Eight of" not in epoch.page([figures])
