@@ -95,9 +95,9 @@ def make(arguments: argparse.Namespace) -> Plan:
         raise ValueError(f"--name {arguments.name}: a method of this suite has that name; choose another")
     if not methods and not arguments.checkpoint:
         raise ValueError(f"nothing to run: give --method ({', '.join(METHODS)}, all) or --checkpoint FILE --name NAME")
-    for option in ("limit", "accumulation"):
-        if (value := getattr(arguments, option)) is not None and value < 1:
-            raise ValueError(f"--{option} {value}: give 1 or more")
+    for option, least in (("limit", 1), ("accumulation", 1), ("job_cpus", 1), ("job_gpus", 0), ("retries", 0)):
+        if (value := getattr(arguments, option)) is not None and value < least:
+            raise ValueError(f"--{option.replace('_', '-')} {value}: give {least} or more")
     if arguments.schedule and arguments.limit:
         raise ValueError("--limit shortens the schedule: leave --schedule out")
     if arguments.schedule and not any(arguments.schedule in load_task(task).get("schedules", {}) for task in tasks):

@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     many.add_argument("--executor", choices=("local", "ray"), default="local",
                       help="ray: pretrainings and rows as jobs on this machine, or on the cluster at RAY_ADDRESS")
     many.add_argument("--job-cpus", type=int, default=2, metavar="N", help="CPU cores a job of ray (default: 2)")
-    many.add_argument("--job-gpus", type=int, default=0, metavar="N", help="GPUs a job of ray (default: 0)")
+    many.add_argument("--job-gpus", type=int, default=0, metavar="N", help="GPUs a job of ray (default: 0, the CPU)")
     many.add_argument("--retries", type=int, default=2, metavar="N", help="new starts of a job that died (default: 2)")
     return p
 
@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         from benchmarks.sweep import sweep
 
         sweep(plan)
-        arguments.force = False  # the jobs have run; what follows reads their results
+        arguments.force, arguments.resume = False, True  # the jobs have run; what follows reads their results
     return execute(plan)
 
 

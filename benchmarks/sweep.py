@@ -7,17 +7,22 @@ import argparse
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from benchmarks.plan import Plan
 from benchmarks.run import parser
 from detco.console import progress_bar, say, stop_if_asked
 
-REFUSED = 2  # exit status of bad input (`benchmarks.command.ended`)
+ONCE = ("--no-resume", "--force")  # what only a job's first start is told: later ones go on from where it died
 
 
 class SweepError(RuntimeError):
     """Jobs of a sweep that did not end well."""
+
+
+class RefusedError(SweepError):
+    """A job that said why it ends: another start would say the same."""
 
 
 def flags(arguments: argparse.Namespace) -> list[str]:
@@ -47,27 +52,40 @@ def jobs(plan: Plan) -> tuple[dict[str, list[str]], dict[str, tuple[list[str], s
     first = {method: command(method=[method], pretrain_only=True, **defaults) for method in plan.methods}
     rows = {f"{row}-{task}-seed{seed}": (
                 command(method=[row] if row in first else [], task=[task], seed=[seed], schedule=plan.schedule(task),
-                        share=None), row if row in first else None)
+                        share=None, resume=True), row if row in first else None)  # the pretraining is there
             for task in plan.tasks if not plan.arguments.pretrain_only
             for row in (plan.methods or [plan.arguments.name]) for seed in plan.arguments.seed}
     return first, rows
 
 
 def run_job(command: list[str], log: Path, gpus: int) -> None:
-    """Run one command line of run.py, its output in a log. Raises SweepError where it refuses its input or fails."""
+    """Run one command line of run.py, its output added to a log. Raises SweepError where it fails."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={gpus}"] if gpus > 1 else []
     log.parent.mkdir(parents=True, exist_ok=True)
+    before = len(log.read_text()) if log.exists() else 0
     with open(log, "a") as file:
         process = subprocess.Popen([sys.executable, *launcher, "-m", "benchmarks.run", *command],
                                    stdout=file, stderr=subprocess.STDOUT)
         try:
-            status = process.wait()
+            while process.poll() is None:  # a wait without end would not hear that the sweep was stopped
+                time.sleep(0.2)
         except BaseException:
             process.terminate()  # it keeps what it has, as after Ctrl-C
             process.wait()
             raise
-    if status:
-        raise SweepError(f"exit status {status}: {(log.read_text().strip().splitlines() or ['no output'])[-1]}")
+    if process.returncode:
+        output = log.read_text()[before:].strip().splitlines()
+        said = [line for line in output if line.startswith("error: ")]  # torchrun writes on below it
+        kind = RefusedError if said and "(details in " not in said[-1] else SweepError
+        raise kind(f"exit status {process.returncode}: {(said or output or ['no output'])[-1]}")
+
+
+def _check_room(nodes: list[dict], arguments: argparse.Namespace) -> None:
+    """Raises SweepError where no node of the cluster could ever run a job, which Ray would wait for in silence."""
+    if not any(node["Alive"] and node["Resources"].get("CPU", 0) >= arguments.job_cpus
+               and node["Resources"].get("GPU", 0) >= arguments.job_gpus for node in nodes):
+        raise SweepError(f"no node of the cluster has {arguments.job_cpus} cores and {arguments.job_gpus} GPUs for a "
+                         "job: give fewer with --job-cpus and --job-gpus")
 
 
 def sweep(plan: Plan) -> None:
@@ -85,34 +103,42 @@ def sweep(plan: Plan) -> None:
     logs = (arguments.work_dir / "sweep").resolve()
 
     @ray.remote(num_cpus=arguments.job_cpus, num_gpus=arguments.job_gpus, max_retries=arguments.retries)
-    def start(name, command, after):
+    def start(name, command, failed):
         log = logs / f"{name}.log"
+        if failed:
+            return f"{name}: not run, its pretraining failed"
         for attempt in range(arguments.retries + 1):
             try:
                 return run_job(command, log, arguments.job_gpus)
             except SweepError as error:
                 failure = f"{name}: {error} ({log})"
-                if str(error).startswith(f"exit status {REFUSED}:"):
+                if isinstance(error, RefusedError):
                     break
+            command = [word for word in command if word not in ONCE]
         return failure
 
     first, rows = jobs(plan)
+    waiting, failures = {}, []  # job -> name
     try:
+        _check_room(ray.nodes(), arguments)
         pretrained = {name: start.remote(f"pretrain-{name}", command, None) for name, command in first.items()}
-        waiting = {*pretrained.values()}
-        waiting |= {start.remote(name, command, pretrained.get(method)) for name, (command, method) in rows.items()}
-        failures = []
+        waiting |= {job: f"pretrain-{name}" for name, job in pretrained.items()}
+        waiting |= {start.remote(name, command, pretrained.get(method)): name
+                    for name, (command, method) in rows.items()}
         with progress_bar() as bar:
             task = bar.add_task("jobs", total=len(waiting))
             while waiting:
                 stop_if_asked()
-                done, rest = ray.wait(list(waiting), timeout=1)
-                waiting = set(rest)
-                failures += [failure for failure in ray.get(done) if failure]
-                bar.update(task, advance=len(done))
+                for job in ray.wait(list(waiting), timeout=1)[0]:
+                    name = waiting.pop(job)
+                    try:
+                        failures += filter(None, [ray.get(job)])
+                    except ray.exceptions.RayError as error:  # its process or its node is gone, again and again
+                        failures.append(f"{name}: {str(error).strip().splitlines()[0]}")
+                    bar.update(task, advance=1)
     except KeyboardInterrupt:
-        for reference in waiting:
-            ray.cancel(reference)
+        for job in waiting:
+            ray.cancel(job)
         ray.wait(list(waiting), num_returns=len(waiting), timeout=60)
         raise
     finally:

@@ -1,4 +1,8 @@
 """A plan as jobs: each job's command line parses back to what it shall run; Ray runs them all."""
+import _thread
+import threading
+import time
+
 import pytest
 
 from benchmarks import plan as plans
@@ -20,10 +24,11 @@ def test_every_job_is_a_command_line_of_its_own(tmp_path):
     first, rows = sweep.jobs(plan)
     assert list(first) == ["moco_v2", "random_init"] and len(rows) == 8
     pretraining = run.parser().parse_args(first["moco_v2"])
-    assert pretraining.pretrain_only and pretraining.method == ["moco_v2"] and pretraining.accumulation == 2
+    assert pretraining.pretrain_only and pretraining.method == ["moco_v2"]
+    assert not pretraining.resume and pretraining.accumulation == 2
     command, needs = rows["moco_v2-coco_semisup_retinanet_fpn-seed3"]
     job = run.parser().parse_args(command)
-    assert needs == "moco_v2" and not job.resume and not job.report and job.executor == "local" and job.compare is None
+    assert needs == "moco_v2" and job.resume and not job.report and job.executor == "local" and job.compare is None
     assert (job.method, job.task, job.seed) == (["moco_v2"], ["coco_semisup_retinanet_fpn"], [3])
     assert (job.scale, job.schedule, job.work_dir) == ("mini", "10%", tmp_path / "work")
     assert run.parser().parse_args(rows["random_init-knn-seed0"][0]).schedule is None
@@ -41,8 +46,30 @@ def test_a_row_of_ones_own_needs_no_pretraining(tmp_path):
 def test_a_job_leaves_its_output_in_a_log_and_tells_why_it_failed(tmp_path):
     sweep.run_job(["--list"], tmp_path / "logs" / "list.log", 0)
     assert "coco_maskrcnn_c4" in (tmp_path / "logs" / "list.log").read_text()
-    with pytest.raises(sweep.SweepError, match="exit status 2: error: unknown method 'detko'"):
+    with pytest.raises(sweep.RefusedError, match="exit status 2: error: unknown method 'detko'"):
         sweep.run_job(["--method", "detko"], tmp_path / "logs" / "bad.log", 0)
+    with pytest.raises(sweep.RefusedError, match="exit status 1: error: unknown method 'detko'"):
+        sweep.run_job(["--method", "detko"], tmp_path / "logs" / "bad.log", 2)  # by torchrun
+
+
+def test_a_stopped_sweep_stops_its_jobs(tmp_path):
+    timer = threading.Timer(1, _thread.interrupt_main)  # as Ray's workers are told
+    timer.start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run_job([*folders(tmp_path), "--method", "detco"], tmp_path / "job.log", 0)
+    assert time.monotonic() - start < 60  # the job takes minutes
+
+
+def test_jobs_that_no_node_could_run_are_refused(tmp_path):
+    arguments = run.parser().parse_args(["--job-cpus", "8", "--job-gpus", "1"])
+    nodes = [{"Alive": True, "Resources": {"CPU": 64.0}}, {"Alive": True, "Resources": {"CPU": 4.0, "GPU": 8.0}},
+             {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}]
+    with pytest.raises(sweep.SweepError, match="no node of the cluster has 8 cores and 1 GPUs"):
+        sweep._check_room(nodes, arguments)
+    sweep._check_room([*nodes, {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0}}], arguments)
+    with pytest.raises(ValueError, match="--retries -1: give 0 or more"):
+        plan_of(tmp_path, "--method", "detco", "--retries", "-1")
 
 
 @pytest.mark.slow
@@ -56,6 +83,9 @@ def test_ray_runs_a_plan_and_reports_what_failed(tmp_path, capsys):
     assert run.main([*words, "--method", "moco_v2", "random_init"]) == 0
     assert len(list((tmp_path / "work" / "transfer").rglob("result.json"))) == 2
     assert "top1" in capsys.readouterr().out
+    assert run.main([*words, "--method", "moco_v2", "--accumulation", "7"]) == 2
+    said = capsys.readouterr().err
+    assert "2 of 2 jobs failed" in said and "moco_v2-knn-seed0: not run, its pretraining failed" in said
     (tmp_path / "mine.pth").write_bytes(b"broken")
     assert run.main([*words, "--checkpoint", str(tmp_path / "mine.pth"), "--name", "mine"]) == 2
     assert "1 of 1 jobs failed" in capsys.readouterr().err
