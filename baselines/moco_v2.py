@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detco.backbone import ResNetLevels
+from detco.backbone import ResNetLevels, pooled
 from detco.bank import MemoryBank
 from detco.distributed import own, shuffled
 from detco.loss import info_nce
@@ -22,7 +22,7 @@ class Encoder(nn.Module):
         self.head = nn.Sequential(nn.Linear(c5, c5), nn.ReLU(inplace=True), nn.Linear(c5, dim))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        return [F.normalize(self.head(self.backbone(images)["c5"].mean((2, 3))).float())]
+        return [F.normalize(self.head(pooled(self.backbone(images)["c5"])).float())]
 
 
 class MoCoV2(Method):

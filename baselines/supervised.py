@@ -2,7 +2,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detco.backbone import ResNetLevels
+from detco.backbone import ResNetLevels, pooled
 from detco.method import Method
 from detco.views import View
 
@@ -24,7 +24,7 @@ class Supervised(Method):
 
     def loss(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
         """Cross entropy, and the training batch's top-1 accuracy in percent."""
-        logits = self.classifier(self.encoder(views["image"])["c5"].mean((2, 3))).float()
+        logits = self.classifier(pooled(self.encoder(views["image"])["c5"])).float()
         top1 = (logits.argmax(1) == views["labels"]).float().mean() * 100
         return {"loss": F.cross_entropy(logits, views["labels"]), "top1": top1}
 

@@ -1,9 +1,31 @@
 """The ResNet that every method trains: torchvision's, read at its four levels C2 to C5."""
+import torch
 import torchvision
 from torch import Tensor, nn
 
 LEVELS = ("c2", "c3", "c4", "c5")
 ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+
+
+class _GlobalAveragePool(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, features: Tensor) -> Tensor:
+        ctx.shape = features.shape
+        return features.mean((2, 3))
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return (grad / (ctx.shape[2] * ctx.shape[3]))[:, :, None, None].expand(ctx.shape)
+
+
+def pooled(features: Tensor) -> Tensor:
+    """Global average pool: [N, C, H, W] -> [N, C].
+
+    The gradient reaches the map as an expanded view. That of torch's mean is a map of its own, which is not channels
+    last, and whatever is added to it or multiplied with it, down to the stem, reads two layouts at once.
+    """
+    return _GlobalAveragePool.apply(features)
 
 
 class ResNetLevels(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detco.backbone import LEVELS, ResNetLevels
+from detco.backbone import LEVELS, ResNetLevels, pooled
 from detco.bank import MemoryBank
 from detco.distributed import gather, own, shuffled
 from detco.loss import info_nce
@@ -42,8 +42,8 @@ class MultiLevelEncoder(nn.Module):
         n = len(view)
         maps = self.backbone(view.flatten(0, 1) if kind == "local" else view)
         # The G patch vectors of an image stand side by side in grid order: [N * G, C] -> [N, G * C].
-        pooled = {level: maps[level].mean((2, 3)).view(n, -1) for level in self.levels}
-        return [F.normalize(self.projectors[f"{kind}_{level}"](pooled[level]).float()) for level in self.levels]
+        return [F.normalize(self.projectors[f"{kind}_{level}"](pooled(maps[level]).view(n, -1)).float())
+                for level in self.levels]
 
 
 class DetCo(Method):
@@ -101,7 +101,8 @@ class DetCo(Method):
         if self.permute:
             for name in ("local_q", "local_k"):
                 order = torch.rand(views[name].shape[:2], generator=self.generator(f"permute {name}")).argsort(1)
-                views[name] = views[name][torch.arange(len(order))[:, None], order]
+                order = order[:, :, None, None, None].to(views[name].device, non_blocking=True)
+                views[name] = views[name].take_along_dim(order, 1)
         keys = {name[:-2]: self._encode_keys(name, views[name]) for name in ("global_k", "local_k") if name in views}
         queries = {name[:-2]: self.encoder(views[name]) for name in ("global_q", "local_q") if name in views}
         losses = {}

@@ -2,29 +2,29 @@
 import torch
 from torch import Tensor
 
-CHUNK = 8192  # bank rows a block; N x CHUNK logits is the largest temporary
+CHUNK = 8192  # bank rows a block on CPUs, whose caches then hold the logits
+LOGITS = 2**22  # rows of a block x N on devices, 16 MB: few queries take large blocks, so that few kernels start
+COLDEST = 0.025  # the lowest temperature at which exp(-2 / t), an opposite key's share of the largest, is a float32
 
 
 class _InfoNCE(torch.autograd.Function):
     """The log-sum-exp over the bank and its gradient in one pass.
 
-    d logsumexp(q B^T / t) / dq = softmax(q B^T / t) B / t is attention of the query over the bank, so one
-    online softmax over blocks yields both, and backward only scales what forward kept ([N, D]).
+    d logsumexp(q B^T / t) / dq = softmax(q B^T / t) B / t is attention of the query over the bank, so one pass over
+    blocks yields both, and backward only scales what forward kept ([N, D]). No maximum is sought before exponentials
+    are taken: with unit keys no logit is above |q| / t.
     """
 
     @staticmethod
     def forward(ctx, query: Tensor, positive: Tensor, bank: Tensor, temperature: float) -> Tensor:
-        logit = (query * positive).sum(1) / temperature  # [N]
-        top, total = logit.clone(), torch.ones_like(logit)  # running maximum and sum of exp(logit - maximum)
-        mean_key = positive.clone()  # running sum of exp(logit - maximum) * key, the positive included
-        for block in bank.split(CHUNK):
-            logits = query @ block.T / temperature
-            new_top = torch.maximum(top, logits.amax(1))
-            shrink = (top - new_top).exp()
-            weights = (logits - new_top[:, None]).exp_()
-            total = total * shrink + weights.sum(1)
-            mean_key = torch.addmm(mean_key * shrink[:, None], weights, block)
-            top = new_top
+        scaled = query / temperature
+        logit, top = (scaled * positive).sum(1), scaled.norm(dim=1)  # [N]
+        total = (logit - top).exp()  # sum of exp(logit - top), the positive's first
+        mean_key = positive * total[:, None]  # sum of exp(logit - top) * key
+        for block in bank.split(CHUNK if bank.device.type == "cpu" else max(1, LOGITS // len(query))):
+            weights = torch.addmm(-top, block, scaled.T).exp_()  # [rows, N]
+            total.add_(weights.sum(0))
+            mean_key.addmm_(weights.T, block)
         ctx.save_for_backward((mean_key / total[:, None] - positive) / temperature)
         return top + total.log() - logit
 
@@ -40,12 +40,12 @@ def info_nce(query: Tensor, positive: Tensor, bank: Tensor, temperature: float) 
     Args:
         query: [N, D] unit vectors, the only argument that receives a gradient.
         positive: [N, D] unit vectors, one positive key a query.
-        bank: [K, D] negative keys.
+        bank: [K, D] unit vectors, the negative keys.
         temperature: t, 0.2 in DetCo and MoCo v2.
     Returns:
-        [N] losses in nats, float32 (float64 for float64 input), also under autocast.
+        [N] losses in nats, float32, also under autocast; float64 for float64 input and for temperatures below 0.025.
     Source: DetCo section 3.2; the same as cross entropy with target 0 over the logits [q.k+, q.bank] / t.
     """
     with torch.autocast(query.device.type, enabled=False):
-        dtype = torch.promote_types(query.dtype, torch.float32)
+        dtype = torch.promote_types(query.dtype, torch.float32 if temperature >= COLDEST else torch.float64)
         return _InfoNCE.apply(query.to(dtype), positive.to(dtype), bank.to(dtype), temperature)

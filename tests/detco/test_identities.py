@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from baselines.moco_v2 import MoCoV2
+from detco.backbone import pooled
 from detco.bank import MemoryBank
 from detco.detco import DetCo
 from detco.loss import info_nce
@@ -62,6 +63,31 @@ def test_fused_loss_is_cross_entropy_over_the_concatenated_logits(monkeypatch, c
     (b * weights).sum().backward()
     torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(fused.grad, naive.grad, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("temperature, dtype", [(0.025, torch.float32), (0.024, torch.float64), (0.01, torch.float64)])
+def test_the_coldest_temperatures_neither_overflow_nor_vanish(temperature, dtype):
+    """Every key the query's opposite, the positive too; then one that is the query itself."""
+    query = F.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(0)))
+    for key, bank in ((-query, -query.repeat(4, 1)), (query, query.repeat(4, 1)), (-query, query.repeat(4, 1))):
+        fused, naive = query.clone().requires_grad_(), query.double().requires_grad_()
+        a = info_nce(fused, key, bank, temperature)
+        logits = torch.cat([(naive * key).sum(1, keepdim=True), naive @ bank.double().T], 1) / temperature
+        b = F.cross_entropy(logits, torch.zeros(3, dtype=torch.long), reduction="none")
+        a.sum().backward()
+        b.sum().backward()
+        assert a.dtype == dtype
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(fused.grad.double(), naive.grad, rtol=1e-3, atol=1e-3)
+
+
+def test_pooled_is_the_mean_and_its_gradient_takes_no_memory():
+    features = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(pooled, features) and torch.equal(pooled(features), features.mean((2, 3)))
+    seen = []
+    features.register_hook(lambda gradient: seen.append(gradient.stride()))
+    pooled(features).sum().backward()
+    assert seen[0][2:] == (0, 0)
 
 
 def test_detco_loss_equals_its_definition_term_by_term():
