@@ -46,10 +46,10 @@ def shuffled(encode, images: Tensor, generator: torch.Generator) -> list[Tensor]
     order = torch.randperm(ranks * n, generator=generator).view(ranks, n).sort().values  # row r: what rank r encodes
     source = order // n
     sent = [order[to][source[to] == rank] - rank * n for to in range(ranks)]
+    leave, back = (i.to(images.device, non_blocking=True) for i in (torch.cat(sent), order.flatten().argsort()))
     mixed = torch.empty_like(images, memory_format=torch.contiguous_format)
-    torch.distributed.all_to_all_single(mixed, images[torch.cat(sent)].contiguous(),
+    torch.distributed.all_to_all_single(mixed, images[leave].contiguous(),
                                         source[rank].bincount(minlength=ranks).tolist(), [len(s) for s in sent])
-    back = order.flatten().argsort()
     return [gather(key)[back] for key in encode(mixed)]
 
 

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import DataLoader
 
 from detco import checkpoint
+from detco.backbone import ResNetLevels
 from detco.config import digest
 from detco.console import say
 from detco.distributed import synchronise_batch_norm
@@ -176,7 +177,7 @@ class BrokenImageHook(Hook):
         self.known = self._listed()
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        found = {self.pool.images[i] for i in data_batch.pop("broken").tolist() if i >= 0}
+        found = {self.pool.samples[i][0] for i in data_batch.pop("broken").tolist() if i >= 0}
         if not found:
             return
         with open(self.path, "a") as file:
@@ -209,8 +210,9 @@ def steps_of(config: dict, images: int) -> int:
 
 
 def save_every(steps: int) -> int:
-    """Steps between the states a run is resumed from: a tenth of the run, 1000 at most."""
-    return max(1, min(steps // 10, 1000))
+    """Steps between the states a run is resumed from: a tenth of the run, 5000 at most, an epoch of ImageNet. The other
+    ranks wait while rank 0 writes DetCo's 1.2 GB."""
+    return max(1, min(steps // 10, 5000))
 
 
 def identity(config: dict, fingerprint: str, seed: int) -> str:
@@ -229,13 +231,20 @@ def build(config: dict, num_classes: int) -> Method:
     return kind(**arguments)
 
 
+def compile_backbones(method: Method) -> None:
+    """Compile every backbone of a method, the twin's too, when it is first used; each kind of view has its own graph."""
+    for module in method.modules():
+        if isinstance(module, ResNetLevels):
+            module.compile(dynamic=False)
+
+
 def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: int = 0, resume: bool = True,
              tensorboard: bool = False) -> Path:
     """Pretrain a backbone, or find it finished.
 
     Args:
         config: resolved: `method` (name and arguments), `optimizer`, `schedule`, `amp`, `workers`,
-            `max_broken` (the share of a folder's images that may fail to decode).
+            `max_broken` (the share of a folder's images that may fail to decode), `compile` if the backbones shall be.
         pool: the images.
         work_dir: holds `checkpoint.safetensors` at the end, `run.log`, scalars, and the states to resume from.
         seed: of weights, order and augmentation.
@@ -248,13 +257,14 @@ def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: 
     """
     work_dir = Path(work_dir)
     final = work_dir / "checkpoint.safetensors"
-    if not resume:
-        shutil.rmtree(work_dir, ignore_errors=True)
+    if dist.is_main_process():
+        if not resume:
+            shutil.rmtree(work_dir, ignore_errors=True)
+        with replacing(work_dir / "config.json") as temporary:
+            temporary.write_text(json.dumps(config, indent=1, sort_keys=True))
+    dist.barrier()
     if final.is_file():
         return final
-    work_dir.mkdir(parents=True, exist_ok=True)
-    with replacing(work_dir / "config.json") as temporary:
-        temporary.write_text(json.dumps(config, indent=1, sort_keys=True))
     torch.manual_seed(seed)
     method = build(config, len(pool.classes))
     steps = steps_of(config, len(pool))
@@ -292,6 +302,8 @@ def runner_of(method: Method, pool: MemoryPool | FolderPool, config: dict, steps
     accumulation = schedule.get("accumulation", 1)
     if getattr(method, "batch_norm", None) == "sync" and dist.get_world_size() > 1:
         synchronise_batch_norm(method, device)
+    if config.get("compile"):
+        compile_backbones(method)
     in_memory = isinstance(pool, MemoryPool)
     hooks = [dict(type="MethodHook")]
     if not in_memory:
@@ -315,7 +327,7 @@ def runner_of(method: Method, pool: MemoryPool | FolderPool, config: dict, steps
                             max_keep_ckpts=2, save_last=True)),
         custom_hooks=hooks, label=label,
         log_processor=dict(by_epoch=False), visualizer=dict(type="Visualizer", vis_backends=backends),
-        resume=resume, randomness=dict(seed=seed),
+        resume=resume, randomness=dict(seed=seed), env_cfg=dict(cudnn_benchmark=True),
         experiment_name=f"{label}-{work_dir.name}", default_scope="mmengine")
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import safetensors
 import torch
 from PIL.Image import DecompressionBombError
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import default_loader
-from torchvision.io import ImageReadMode, decode_jpeg, read_file
+from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import functional as F
 
 from detco.views import View, random_boxes
@@ -28,10 +29,10 @@ def decode(path: str) -> Tensor:
 
     torchvision decodes JPEGs, faster than PIL; its decoder of PNGs ends the process at some broken ones.
     """
-    data = read_file(path) if Path(path).stat().st_size else torch.empty(0)
+    data = np.fromfile(path, np.uint8)
     if data[:2].tolist() == [0xFF, 0xD8]:
         with contextlib.suppress(RuntimeError):  # broken, or of a form that only PIL reads
-            return decode_jpeg(data, ImageReadMode.RGB)
+            return decode_jpeg(torch.from_numpy(data), ImageReadMode.RGB)
     try:
         return F.pil_to_tensor(default_loader(path))
     except (SyntaxError, ValueError, DecompressionBombError) as error:  # PIL's names for broken files

@@ -1,8 +1,8 @@
 """mmengine's Runner as this suite uses it: quiet, atomic, resumable. Pretraining and transfer share it."""
 import contextlib
+import errno
 import logging
 import math
-import pickle
 import sys
 import time
 import warnings
@@ -17,10 +17,11 @@ from mmengine.runner import Runner as _Runner
 from rich.progress import TextColumn
 
 from detco.console import CONSOLE, progress_bar, say, stop_if_asked
-from detco.files import replacing
+from detco.files import remove_temporaries, replacing
 
 OWN = "own-run:"
 CHECK_EVERY = 10  # steps between looks at the losses
+REMEMBERED = 1000  # values kept of each scalar: mmengine copies its million at every step
 
 
 class DivergedError(RuntimeError):
@@ -37,8 +38,10 @@ def _load_own(filename, map_location):
     files never come this way: only `Runner.load_or_resume` makes such names, from the run's own folder."""
     try:
         return torch.load(filename.removeprefix(OWN), map_location=map_location, weights_only=False)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise DamagedStateError(str(error).splitlines()[0]) from None
+    except Exception as error:  # a file cut short or overwritten raises nearly anything, by where it was hit
+        if isinstance(error, MemoryError) or isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        raise DamagedStateError((str(error).splitlines() or [type(error).__name__])[0]) from None
 
 
 def states_of(work_dir: Path) -> list[Path]:
@@ -74,7 +77,7 @@ class Runner(_Runner):
             # Looking for unused parameters keeps the buckets of gradients as they are. Else they are laid out anew
             # after the first step, also of a resumed run, and sums over three ranks or more round otherwise.
             model_wrapper_cfg = dict(type="MMDistributedDataParallel", find_unused_parameters=True,
-                                     broadcast_buffers=False)
+                                     broadcast_buffers=False, gradient_as_bucket_view=True)
             if not torch.cuda.is_available():  # mmengine expects a GPU a process
                 model_wrapper_cfg["device_ids"] = None
         return super().wrap_model(model_wrapper_cfg, model)
@@ -99,6 +102,8 @@ class Runner(_Runner):
         if self._has_loaded:
             return
         self._has_loaded = True
+        if is_main_process():
+            remove_temporaries(self.work_dir)
         chosen = [self._newest_state() if self._resume and is_main_process() else None]
         broadcast_object_list(chosen)  # every rank goes on from the same
         if chosen[0]:
@@ -211,6 +216,8 @@ class LossHook(Hook):
             losses = {name: next(values) for name in losses}
             for name, value in losses.items():
                 runner.message_hub.update_scalar(f"train/{name}", value)
+            for scalar in runner.message_hub.log_scalars.values():
+                scalar.max_length = REMEMBERED
             if bad := [name for name, value in losses.items() if not math.isfinite(value)]:
                 term = next((name for name in bad if name != "loss"), "loss")  # the sum says less than its term
                 raise runner.diverged(f"{term} is not finite at step {step}")

@@ -127,10 +127,9 @@ def jigsaw(x: Tensor, grid: int, patch: int, generator: torch.Generator) -> Tens
     cell = side // grid
     corner = torch.arange(grid).repeat_interleave(grid)[:, None], torch.arange(grid).repeat(grid)[:, None]
     offsets = torch.randint(cell - patch + 1, (2, n, grid * grid, 1), generator=generator)
-    rows, columns = (c * cell + o + torch.arange(patch) for c, o in zip(corner, offsets))
-    sample = torch.arange(n)[:, None, None, None]
-    index = (i.to(x.device, non_blocking=True) for i in (sample, rows[:, :, :, None], columns[:, :, None, :]))
-    sample, rows, columns = index
+    starts = (torch.stack(corner)[:, None] * cell + offsets).to(x.device, non_blocking=True)
+    rows, columns = starts + torch.arange(patch, device=x.device)  # [N, grid * grid, patch] each
+    sample, rows, columns = torch.arange(n, device=x.device)[:, None, None, None], rows[..., None], columns[:, :, None]
     return x.permute(0, 2, 3, 1)[sample, rows, columns].permute(0, 1, 4, 2, 3)
 
 
@@ -177,7 +176,7 @@ class View:
         """
         n, _, height, width = images.shape
         boxes = random_boxes(n, height, width, self.area, generator)
-        rois = torch.cat([torch.arange(n)[:, None], boxes], 1).to(images.device, torch.float32)
+        rois = torch.cat([torch.arange(n)[:, None], boxes], 1).float().to(images.device, non_blocking=True)
         return roi_align(images.float() / 255, rois, self.size, aligned=True)
 
     def finish(self, crops: Tensor, generator: torch.Generator) -> Tensor:

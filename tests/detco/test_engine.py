@@ -5,6 +5,7 @@ import multiprocessing
 import random
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -109,6 +110,50 @@ def test_a_damaged_state_is_told_and_the_one_before_it_used(damaged, first, pool
     assert steps == list(range(first, 8)) and same(built[0], built[2])
 
 
+@pytest.mark.parametrize("damage", [
+    lambda whole: b"", lambda whole: whole[:100], lambda whole: whole[:4000], lambda whole: whole[:20_000],
+    lambda whole: whole[:50_000], lambda whole: whole[:len(whole) // 2], lambda whole: bytes(len(whole)),
+    lambda whole: whole[:len(whole) // 2] + bytes(len(whole) // 2), lambda whole: b"some text\n" * 1000])
+def test_a_state_damaged_in_any_way_is_not_gone_on_from(damage, pool, tmp_path, capsys):
+    with stopped_in_step(5):
+        engine.pretrain(make_config("moco_v2"), pool, tmp_path, seed=1)
+    newest, older = states_of(tmp_path)
+    newest.write_bytes(damage(newest.read_bytes()))
+    runner = SimpleNamespace(work_dir=tmp_path)
+    assert engine.Runner._newest_state(runner) == str(older)
+    assert f"{newest}: cannot be read (" in capsys.readouterr().out
+
+
+def test_a_state_that_may_not_be_read_is_an_error_and_not_passed_over(pool, tmp_path, monkeypatch):
+    (tmp_path / "iter_3.pth").touch()
+
+    def refused(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(torch, "load", refused)
+    with pytest.raises(PermissionError):
+        engine.Runner._newest_state(SimpleNamespace(work_dir=tmp_path))
+
+
+def test_what_a_killed_process_was_writing_is_removed(pool, tmp_path):
+    with stopped_in_step(5):
+        engine.pretrain(make_config("moco_v2"), pool, tmp_path, seed=1)
+    (tmp_path / ".iter_6.pth.123.tmp").write_bytes(b"half")
+    engine.pretrain(make_config("moco_v2"), pool, tmp_path, seed=1)
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_scalars_remember_a_part_of_a_long_run(pool, tmp_path, monkeypatch):
+    """mmengine copies what a scalar remembers at every step, a million values by default."""
+    runners, train = [], engine.Runner.train
+    monkeypatch.setattr("detco.runner.REMEMBERED", 12)
+    monkeypatch.setattr(engine.Runner, "train", lambda self: runners.append(self) or train(self))
+    engine.pretrain(make_config("moco_v2", **{"schedule.epochs": 12}), pool, tmp_path)
+    scalars = runners[0].message_hub.log_scalars
+    assert {"train/loss", "train/time", "train/data_time"} <= set(scalars)
+    assert all(len(scalar.data[0]) <= 22 for scalar in scalars.values())  # until the next look, ten steps later
+
+
 def test_a_wish_to_stop_that_a_library_swallowed_stops_after_the_step(pool, tmp_path, monkeypatch):
     after = engine.MethodHook.after_train_iter
 
@@ -163,6 +208,25 @@ def test_killed_while_it_trains_resumes_bit_identically(tmp_path):
 
     whole, parts = killed_and_resumed(tmp_path, epochs=6, kills=2, moment=moment)
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+@pytest.mark.slow
+def test_compiled_backbones_compute_what_they_did(pool):
+    """torch.compile takes a minute; one step's losses and gradients, and what the twin's batch norm has seen."""
+    batch = {"images": pool.images[:6], "labels": pool.labels[:6]}
+    settings, found = make_config("detco"), []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        method = engine.build(settings, 1)
+        if compiled:
+            engine.compile_backbones(method)
+        losses = method.loss(method.views(batch))
+        sum(losses.values()).backward()
+        found.append((losses, {name: p.grad for name, p in method.encoder.named_parameters()},
+                      dict(method.twin.named_buffers())))
+    for whole, compiled in zip(*found):
+        for name in whole:
+            torch.testing.assert_close(compiled[name], whole[name], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -351,6 +415,10 @@ def test_a_folder_of_images_trains_alike_with_any_number_of_workers(photos, tmp_
     a, b = (checkpoint.load(engine.pretrain(s, pool, tmp_path / str(i))).state for i, s in enumerate(settings))
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert len({engine.identity(s, pool.fingerprint, 0) for s in settings}) == 1
+    with stopped_in_step(2):
+        engine.pretrain(settings[1] | {"workers": 1}, pool, tmp_path / "2")
+    c = checkpoint.load(engine.pretrain(settings[1], pool, tmp_path / "2")).state  # with two workers after one
+    assert all(torch.equal(a[key], c[key]) for key in a)
     with pytest.raises(PoolError):
         FolderPool.load(tmp_path / "nowhere")
 
@@ -385,6 +453,12 @@ def test_images_are_decoded_as_pil_does(mode, suffix, tmp_path):
     Image.fromarray((np.arange(60 * 40 * 3) % 251).astype(np.uint8).reshape(40, 60, 3)).convert(mode).save(path)
     with Image.open(path) as image:
         assert torch.equal(decode(str(path)), torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1))
+
+
+def test_an_image_that_is_not_there_or_is_no_file_is_an_error_of_the_system(tmp_path):
+    for path in (tmp_path / "nowhere.jpg", tmp_path):
+        with pytest.raises(OSError):
+            decode(str(path))
 
 
 def test_a_png_with_a_wrong_byte_is_an_error_and_not_the_processs_end(tmp_path):
