@@ -8,12 +8,14 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 from benchmarks.plan import Plan
 from benchmarks.run import parser
 from detco.console import progress_bar, say, stop_if_asked
 
+PATIENCE = 60  # seconds a job has to end when it is told to
 ONCE = ("--no-resume", "--force")  # what only a job's first start is told: later ones go on from where it died
 
 
@@ -58,20 +60,45 @@ def jobs(plan: Plan) -> tuple[dict[str, list[str]], dict[str, tuple[list[str], s
     return first, rows
 
 
+def run_until_done(name: str, command: list[str], log: Path, gpus: int, retries: int, sweep: str) -> str | None:
+    """Run a job, and start it again where it died; None, or why it failed.
+
+    Args:
+        sweep: this sweep's own name, noted beside the log: a start that finds it there is not the sweep's first, though
+            it may be this function's, on another node.
+    """
+    note = log.with_suffix(".started")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    for _ in range(retries + 1):
+        if note.exists() and note.read_text() == sweep:
+            command = [word for word in command if word not in ONCE]
+        note.write_text(sweep)
+        try:
+            return run_job(command, log, gpus)
+        except SweepError as error:
+            failure = f"{name}: {error} ({log})"
+            if isinstance(error, RefusedError):
+                break
+    return failure
+
+
 def run_job(command: list[str], log: Path, gpus: int) -> None:
     """Run one command line of run.py, its output added to a log. Raises SweepError where it fails."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={gpus}"] if gpus > 1 else []
-    log.parent.mkdir(parents=True, exist_ok=True)
     before = len(log.read_text()) if log.exists() else 0
     with open(log, "a") as file:
         process = subprocess.Popen([sys.executable, *launcher, "-m", "benchmarks.run", *command],
-                                   stdout=file, stderr=subprocess.STDOUT)
+                                   stdout=file, stderr=subprocess.STDOUT,
+                                   env=os.environ | ({} if gpus else {"CUDA_VISIBLE_DEVICES": ""}))
         try:
             while process.poll() is None:  # a wait without end would not hear that the sweep was stopped
                 time.sleep(0.2)
         except BaseException:
             process.terminate()  # it keeps what it has, as after Ctrl-C
-            process.wait()
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:  # it waits for another rank
+                process.kill()
             raise
     if process.returncode:
         output = log.read_text()[before:].strip().splitlines()
@@ -100,22 +127,13 @@ def sweep(plan: Plan) -> None:
     arguments = plan.arguments
     ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, logging_level="ERROR",
              include_dashboard=False if "RAY_ADDRESS" not in os.environ else None)
-    logs = (arguments.work_dir / "sweep").resolve()
+    logs, this = (arguments.work_dir / "sweep").resolve(), uuid.uuid4().hex
 
     @ray.remote(num_cpus=arguments.job_cpus, num_gpus=arguments.job_gpus, max_retries=arguments.retries)
     def start(name, command, failed):
-        log = logs / f"{name}.log"
         if failed:
             return f"{name}: not run, its pretraining failed"
-        for attempt in range(arguments.retries + 1):
-            try:
-                return run_job(command, log, arguments.job_gpus)
-            except SweepError as error:
-                failure = f"{name}: {error} ({log})"
-                if isinstance(error, RefusedError):
-                    break
-            command = [word for word in command if word not in ONCE]
-        return failure
+        return run_until_done(name, command, logs / f"{name}.log", arguments.job_gpus, arguments.retries, this)
 
     first, rows = jobs(plan)
     waiting, failures = {}, []  # job -> name

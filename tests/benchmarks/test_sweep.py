@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import plan as plans
 from benchmarks import run, sweep
+from detco.console import STOP
 
 
 def folders(tmp_path):
@@ -44,12 +45,12 @@ def test_a_row_of_ones_own_needs_no_pretraining(tmp_path):
 
 
 def test_a_job_leaves_its_output_in_a_log_and_tells_why_it_failed(tmp_path):
-    sweep.run_job(["--list"], tmp_path / "logs" / "list.log", 0)
-    assert "coco_maskrcnn_c4" in (tmp_path / "logs" / "list.log").read_text()
+    sweep.run_job(["--list"], tmp_path / "list.log", 0)
+    assert "coco_maskrcnn_c4" in (tmp_path / "list.log").read_text()
     with pytest.raises(sweep.RefusedError, match="exit status 2: error: unknown method 'detko'"):
-        sweep.run_job(["--method", "detko"], tmp_path / "logs" / "bad.log", 0)
+        sweep.run_job(["--method", "detko"], tmp_path / "bad.log", 0)
     with pytest.raises(sweep.RefusedError, match="exit status 1: error: unknown method 'detko'"):
-        sweep.run_job(["--method", "detko"], tmp_path / "logs" / "bad.log", 2)  # by torchrun
+        sweep.run_job(["--method", "detko"], tmp_path / "bad.log", 2)  # by torchrun
 
 
 def test_a_stopped_sweep_stops_its_jobs(tmp_path):
@@ -58,7 +59,35 @@ def test_a_stopped_sweep_stops_its_jobs(tmp_path):
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         sweep.run_job([*folders(tmp_path), "--method", "detco"], tmp_path / "job.log", 0)
+    STOP.clear()  # set where an earlier test left the command's signal handler
     assert time.monotonic() - start < 60  # the job takes minutes
+
+
+def test_a_job_that_dies_goes_on_and_one_that_refuses_is_not_started_again(tmp_path, monkeypatch):
+    started, endings = [], []
+
+    def run_job(command, log, gpus):
+        started.append(command)
+        if ending := endings.pop(0):
+            raise ending
+
+    monkeypatch.setattr(sweep, "run_job", run_job)
+    job = ["--method", "detco", "--no-resume"]
+
+    def outcome(name, retries=2, of="first"):
+        started.clear()
+        return sweep.run_until_done(name, job, tmp_path / f"{name}.log", 0, retries, of)
+
+    endings[:] = [sweep.SweepError("exit status -9"), None]
+    assert outcome("dies once") is None and started == [job, job[:-1]]
+    endings[:] = [None]
+    assert outcome("dies once") is None and started == [job[:-1]]  # on another node, in the same sweep
+    endings[:] = [None]
+    assert outcome("dies once", of="second") is None and started == [job]  # in a sweep of its own
+    endings[:] = [sweep.SweepError("exit status -9")] * 3
+    assert outcome("dies").startswith("dies: exit status -9 (") and len(started) == 3
+    endings[:] = [sweep.RefusedError("exit status 2: error: no")]
+    assert outcome("refuses").startswith("refuses: exit status 2") and len(started) == 1
 
 
 def test_jobs_that_no_node_could_run_are_refused(tmp_path):
