@@ -19,10 +19,13 @@ Step = Callable[[], None]
 SGD = dict(lr=0.03, momentum=0.9, weight_decay=1e-4)
 
 
-def bare_step(arch: str, views: dict[str, Tensor], device: torch.device, amp: bool) -> Step:
+def bare_step(arch: str, views: dict[str, Tensor], device: torch.device, amp: bool, compiled: bool = False) -> Step:
     """The encoder alone: forward and backward on the query views, forward on the key views, a loss that is a mean."""
     encoder = ResNetLevels(arch).to(device, memory_format=torch.channels_last)
     twin = deepcopy(encoder).requires_grad_(False)
+    if compiled:
+        encoder.compile(dynamic=False)
+        twin.compile(dynamic=False)
     pixels = {name: view.flatten(0, -4) for name, view in views.items()}
 
     def step():
@@ -104,14 +107,15 @@ class LightlyMoCoV2(nn.Module):
         self.optimizer = torch.optim.SGD(
             [*self.backbone.parameters(), *self.projection_head.parameters()], **SGD)
 
-    def forward(self, views: dict[str, Tensor]) -> Tensor:
+    def forward(self, views: dict[str, Tensor], amp: bool = False) -> Tensor:
         """One training step; the loss."""
         self.update_momentum(self.backbone, self.backbone_momentum, m=self.momentum)
         self.update_momentum(self.projection_head, self.head_momentum, m=self.momentum)
-        query = self.projection_head(self.backbone(views["global_q"]).flatten(start_dim=1))
-        with torch.no_grad():
-            key = self.head_momentum(self.backbone_momentum(views["global_k"]).flatten(start_dim=1))
-        loss = self.criterion(query, key)
+        with torch.autocast(views["global_q"].device.type, torch.bfloat16, enabled=amp):
+            query = self.projection_head(self.backbone(views["global_q"]).flatten(start_dim=1))
+            with torch.no_grad():
+                key = self.head_momentum(self.backbone_momentum(views["global_k"]).flatten(start_dim=1))
+            loss = self.criterion(query, key)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()

@@ -8,7 +8,9 @@ Figures of a machine lie in docs/speed/<machine>.json, from which docs/speed.md 
 ImageNet on eight GPUs) are written; a part that runs again replaces its figures.
 """
 import argparse
+import importlib.util
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -18,20 +20,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.command import ended
-from detco.console import say
+from detco.console import CONSOLE, say
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "speed"
 EPOCH = "scaling.md"  # beside FOLDER
 BANKS = 8
+SHOWN = 12  # operators of what remains
+SETTINGS = dict(arch="{}", batch="batch {}", bank="K {:,}", repeats="{} rounds")
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("part", nargs="*", help=f"{', '.join(PARTS)} (default: all)")
+    p.add_argument("--compile", action="store_true", help="measure compiled backbones too (always on cuda)")
     p.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
     p.add_argument("--arch", default="resnet50", help="default: resnet50")
     p.add_argument("--batch", type=int, metavar="N",
-                   help="images a step (default: 256 on cuda, 8 on cpu; part step: 32, a GPU's share of eight)")
+                   help="images a step (default: 32, a device's share of the paper's 256; on cuda 256 but for part step)")
     p.add_argument("--bank", type=int, default=65536, metavar="K", help="keys a bank (default: 65536)")
     p.add_argument("--repeats", type=int, default=7, metavar="R", help="rounds of each pair (default: 7)")
     p.add_argument("--images", type=Path, metavar="DIR", help="JPEGs for the loader (default: 64 drawn scenes)")
@@ -56,10 +61,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.repeats < 2:
         raise ValueError(f"--repeats {arguments.repeats}: quartiles take 2 or more")
     arguments.device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    torch.backends.cudnn.benchmark = True  # for every side, as the engine has it
     for part in arguments.part or PARTS:
+        if part == "lightly" and not arguments.part and importlib.util.find_spec("lightly") is None:
+            say("lightly: left out, it is not installed: pip install lightly\n")
+            continue
         say(f"{part}: {PARTS[part].__doc__.splitlines()[0]}")
-        batch = arguments.batch or (epoch.BATCH // epoch.GPUS if part == "step" else
-                                    256 if arguments.device.type == "cuda" else 8)
+        whole = arguments.device.type == "cuda" and part != "step"
+        batch = arguments.batch or (epoch.BATCH if whole else epoch.BATCH // epoch.GPUS)
         own = argparse.Namespace(**vars(arguments) | {"batch": batch})
         store(own, part, rows := PARTS[part](own))
         say(table(rows) + "\n")
@@ -149,6 +158,20 @@ def own_step(method, views: dict, amp: bool) -> Callable:
     return step
 
 
+def variants(method, arguments: argparse.Namespace):
+    """(name, autocast, compiled) of each way a step is measured in, one after the other: for the last the method's
+    backbones are compiled for good. bfloat16 is what `amp` gives on CUDA."""
+    from detco import engine
+
+    yield "float32", False, False
+    on_cuda = arguments.device.type == "cuda"
+    if on_cuda:
+        yield "bfloat16", True, False
+    if on_cuda or arguments.compile:
+        engine.compile_backbones(method)
+        yield "bfloat16 compiled" if on_cuda else "float32 compiled", on_cuda, True
+
+
 def step(arguments: argparse.Namespace) -> list[dict]:
     """A whole step: views drawn from crops on the device, networks, losses, optimiser, banks and twin"""
     import torch
@@ -158,7 +181,7 @@ def step(arguments: argparse.Namespace) -> list[dict]:
         method, views = method_and_views(name, arguments)
         crops = {key: torch.randint(0, 256, (arguments.batch, 3, view.size, view.size), dtype=torch.uint8,
                                     device=arguments.device) for key, view in method.view_specs.items()}
-        for precision, amp in precisions(arguments).items():
+        for precision, amp, _ in variants(method, arguments):
             seconds = {side: statistics.median(rounds) for side, rounds in interleaved(
                 {"views": lambda: method.views({"images": crops}), "step": own_step(method, views, amp)},
                 arguments).items()}
@@ -168,18 +191,60 @@ def step(arguments: argparse.Namespace) -> list[dict]:
     return rows
 
 
-def precisions(arguments: argparse.Namespace) -> dict[str, bool]:
-    """Precision -> whether it is autocast: bfloat16 is what `amp` gives on CUDA."""
-    return {"float32": False} | ({"bfloat16": True} if arguments.device.type == "cuda" else {})
+def loop(arguments: argparse.Namespace) -> list[dict]:
+    """A step as the engine takes it, its loop, hooks and logging included, and the same by hand"""
+    import torch
+    from mmengine.hooks import Hook
+
+    from detco import config, engine
+    from detco.pool import MemoryPool
+    from detco.runner import quiet
+
+    method, views = method_and_views("detco", arguments)
+    n = 2 * arguments.batch
+    images = torch.randint(0, 256, (n, 3, 256, 256), dtype=torch.uint8)
+    pool = MemoryPool(images, torch.zeros(n, dtype=torch.long), ["a"], "")
+    there, amp = pool.to(arguments.device), arguments.device.type == "cuda"
+    taken = own_step(method, views, amp)
+
+    def by_hand():
+        views.update(method.views(there.batch(torch.arange(arguments.batch))))
+        taken()
+
+    class Measure(Hook):
+        priority = "LOWEST"  # what a step needs is there
+
+        def before_train_epoch(self, runner):
+            loop = runner.train_loop
+            self.seconds = interleaved({"ours": lambda: loop.run_iter(next(loop.dataloader_iterator)),
+                                        "other": by_hand}, arguments)
+            loop._max_iters = loop._iter
+
+    measure = Measure()
+    settings = config.load(config.CONFIGS / "pretrain" / "detco.py")
+    settings["schedule"]["batch"] = arguments.batch
+    with tempfile.TemporaryDirectory() as folder, quiet(Path(folder) / "run.log"):
+        runner = engine.runner_of(method, pool, settings, 1_000_000, Path(folder), 0, "engine")
+        runner.register_hook(measure)
+        CONSOLE.quiet = True  # its bar would count to a million
+        try:
+            runner.train()
+        finally:
+            CONSOLE.quiet = False
+    return [compared(f"DetCo by hand in {'bfloat16' if amp else 'float32'}", measure.seconds, "ours", "other")]
 
 
-def against(other: Callable, what: str, method, views: dict, arguments: argparse.Namespace) -> list[dict]:
-    """A row a precision of ours: `other`, given whether ours is autocast, is the other side's step."""
-    rows = []
-    for name, amp in precisions(arguments).items():
-        seconds = interleaved({"ours": own_step(method, views, amp), "other": other(amp)}, arguments)
-        rows.append(compared(what.format(name), seconds, "ours", "other"))
-    return rows
+def against(others: dict[str, Callable], method, views: dict, arguments: argparse.Namespace) -> list[dict]:
+    """Rows of each variant of ours beside each other side: what it is, with room for the variant's name and precision,
+    and a function of (autocast, compiled) that gives its step."""
+    rows = {}
+    for name, amp, compiled in variants(method, arguments):
+        for what, other in others.items():
+            what = what.format(ours=name, precision="bfloat16" if amp else "float32")
+            if what not in rows:
+                seconds = interleaved({"ours": own_step(method, views, amp), "other": other(amp, compiled)}, arguments)
+                rows[what] = compared(what, seconds, "ours", "other")
+    return list(rows.values())
 
 
 def encoder(arguments: argparse.Namespace) -> list[dict]:
@@ -187,8 +252,38 @@ def encoder(arguments: argparse.Namespace) -> list[dict]:
     from benchmarks.rivals import bare_step
 
     method, views = method_and_views("detco", arguments)
-    return against(lambda amp: bare_step(arguments.arch, views, arguments.device, amp), "bare encoder, both in {}",
-                   method, views, arguments)
+    return against({"bare encoder, both in {ours}": lambda amp, compiled: bare_step(
+        arguments.arch, views, arguments.device, amp, compiled)}, method, views, arguments)
+
+
+def remains(arguments: argparse.Namespace) -> list[dict]:
+    """What is left between DetCo's step and the bare encoder: operators' own time, by torch's profiler"""
+    import torch
+
+    from benchmarks.rivals import bare_step
+
+    method, views = method_and_views("detco", arguments)
+    amp = arguments.device.type == "cuda"
+    sides = {"step": own_step(method, views, amp), "bare": bare_step(arguments.arch, views, arguments.device, amp)}
+    kind = "device" if amp else "cpu"
+    activities = [getattr(torch.profiler.ProfilerActivity, name) for name in ("CPU", "CUDA")[:1 + amp]]
+    spent = {}
+    for number in range(-2, arguments.repeats):
+        for name, taken in sides.items():
+            with torch.profiler.profile(activities=activities) as profiler:
+                taken()
+            for event in profiler.key_averages() if number >= 0 else ():
+                if event.device_type == torch.autograd.DeviceType.CPU:  # kernels count with what starts them
+                    both = spent.setdefault(event.key.removeprefix("aten::"), dict.fromkeys(sides, 0.0))
+                    both[name] += getattr(event, f"self_{kind}_time_total") / 1000 / arguments.repeats
+    rows = [{"operator": key, "step, ms": both["step"], "bare, ms": both["bare"],
+             "more, ms": both["step"] - both["bare"]} for key, both in spent.items()]
+    rows.sort(key=lambda row: -abs(row["more, ms"]))
+
+    def total(title, part):
+        return {"operator": title} | {name: sum(row[name] for row in part) for name in list(rows[0])[1:]}
+
+    return [*rows[:SHOWN], total("all others", rows[SHOWN:]), total("together", rows)]
 
 
 def plain(arguments: argparse.Namespace) -> list[dict]:
@@ -197,11 +292,11 @@ def plain(arguments: argparse.Namespace) -> list[dict]:
 
     method, views = method_and_views("detco", arguments)
     step = PlainDetCo(method)
-    return against(lambda amp: lambda: step(views), "plain DetCo in float32, ours in {}", method, views, arguments)
+    return against({"plain DetCo in float32, ours in {ours}": lambda *_: lambda: step(views)}, method, views, arguments)
 
 
 def lightly(arguments: argparse.Namespace) -> list[dict]:
-    """MoCo v2's step and lightly's, in float32, which is lightly's default"""
+    """MoCo v2's step and lightly's, whose default is float32"""
     from benchmarks.rivals import LightlyMoCoV2
 
     method, views = method_and_views("moco_v2", arguments)
@@ -210,8 +305,9 @@ def lightly(arguments: argparse.Namespace) -> list[dict]:
     except ImportError:
         raise ValueError("part lightly: lightly is not installed: pip install lightly") from None
     step.to(arguments.device)
-    return against(lambda amp: lambda: step(views), "lightly's MoCo v2 in float32, ours in {}", method, views,
-                   arguments)
+    return against({"lightly's MoCo v2 in float32, ours in {ours}": lambda *_: lambda: step(views),
+                    "lightly's MoCo v2 in {precision}, ours in {ours}": lambda amp, _: lambda: step(views, amp)},
+                   method, views, arguments)
 
 
 def memory(arguments: argparse.Namespace) -> list[dict]:
@@ -220,6 +316,7 @@ def memory(arguments: argparse.Namespace) -> list[dict]:
     from torch import multiprocessing
 
     if arguments.device.type == "cuda":
+        banks_and_losses(8, 64, arguments.device)  # the products' workspace
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         banks_and_losses(256, arguments.bank, arguments.device)
@@ -330,10 +427,62 @@ def scaling(arguments: argparse.Namespace) -> list[dict]:
     return rows
 
 
-PARTS = {part.__name__: part for part in (step, encoder, plain, lightly, memory, loader, scaling)}
+PARTS = {part.__name__: part for part in (step, loop, encoder, remains, plain, lightly, memory, loader, scaling)}
+
+
+# Of the settings, those that a part's figures depend on.
+USED = dict.fromkeys(PARTS, tuple(SETTINGS)) | dict(memory=("bank",), loader=("repeats",), scaling=("bank", "repeats"))
 
 
 # --- the page ----------------------------------------------------------------------------------------------------
+
+def _ratio(ending: str) -> Callable:
+    """The ratio of the row whose name ends so."""
+    return lambda rows: next((row["ratio"] for row in rows if row["what"].endswith(ending)), None)
+
+
+def _growth(rows: list[dict]) -> float:
+    """The power of size that cost grows with, from the least to the largest; that of the worst kind of size."""
+    kinds = {row["against"]: [] for row in rows}
+    for row in rows:
+        kinds[row["against"]].append((row["value"], row["ms"]))
+    return max(math.log(last[1] / first[1]) / math.log(last[0] / first[0]) for first, *_, last in kinds.values())
+
+
+# (what, part, "most" or "least", target by device, its value in the part's rows)
+TARGETS = (
+    ("DetCo's step / bare encoder's, the worst precision", "encoder", "most", dict(cuda=1.05, cpu=1.1),
+     lambda rows: max(1 / row["ratio"] for row in rows)),
+    ("plain DetCo's step / ours, both in float32", "plain", "least", dict(cuda=1.5, cpu=1.3),
+     _ratio("ours in float32")),
+    ("plain DetCo's step in float32 / ours in bfloat16", "plain", "least", dict(cuda=3), _ratio("ours in bfloat16")),
+    ("lightly's MoCo v2 step / ours, both in float32", "lightly", "least", dict(cuda=1, cpu=1),
+     _ratio("in float32, ours in float32")),
+    ("lightly's MoCo v2 step / ours, both in bfloat16", "lightly", "least", dict(cuda=1),
+     _ratio("in bfloat16, ours in bfloat16")),
+    ("lightly's MoCo v2 step in float32 / ours in bfloat16, each one's default", "lightly", "least", dict(cuda=1.5),
+     _ratio("in float32, ours in bfloat16")),
+    ("MB of banks and losses", "memory", "most", dict(cuda=450, cpu=450), lambda rows: rows[0]["MB in all"]),
+    ("torchvision-PIL pipeline / ours, all of it on one core", "loader", "least", dict(cuda=1.5, cpu=1.5),
+     lambda rows: rows[1]["ratio"]),
+    ("growth of cost, as a power of keys, batch and levels; the worst", "scaling", "most", dict(cuda=1, cpu=1),
+     lambda rows: round(_growth(rows), 1)),
+)
+
+
+def targets(figures: dict) -> str:
+    """What a machine's figures should be beside what they are, in markdown."""
+    from tabulate import tabulate
+
+    lines = []
+    for what, part, bound, by_device, value_in in TARGETS:
+        entry = figures.get(part)
+        target = entry and by_device.get(entry["device"])
+        if target and (value := value_in(entry["rows"])) is not None:
+            met = value <= target if bound == "most" else value >= target
+            lines.append((what, f"at {bound} {target:g}", f"{value:.3g}", "yes" if met else "no"))
+    return tabulate(lines, ("", "target", "measured", "met"), "pipe", disable_numparse=True)
+
 
 def store(arguments: argparse.Namespace, part: str, rows: list[dict]) -> None:
     """Write a part's figures into the machine's file, then the page and the plots anew from every file."""
@@ -365,13 +514,13 @@ def page(folder: Path) -> str:
              "machines.", ""]
     for path in sorted(folder.glob("*.json")):
         figures = json.loads(path.read_text())
-        lines += [f"## {next(iter(figures.values()))['machine']}", ""]
+        lines += [f"## {next(iter(figures.values()))['machine']}", "", targets(figures), ""]
         for part in (name for name in PARTS if name in figures):
             entry = figures[part]
             versions, commit = entry["environment"]["versions"], (entry["environment"]["commit"] or "none")[:12]
             commit += " with changes" * bool(entry["environment"]["dirty"])
             lines += [f"### {PARTS[part].__doc__.splitlines()[0]}", "", table(entry["rows"]), "",
-                      "{arch}, batch {batch}, K {bank:,}, {repeats} rounds; ".format(**entry["settings"])
+                      ", ".join(SETTINGS[name].format(entry["settings"][name]) for name in USED[part]) + "; "
                       + "torch {torch}, torchvision {torchvision}, ".format(**versions) + f"commit {commit}.", ""]
             if part == "scaling":
                 lines += [f"![time against keys, batch and levels]({folder.name}/{path.stem}.png)", ""]

@@ -117,6 +117,34 @@ def test_a_run_keeps_other_parts_figures_and_writes_the_page(tmp_path, monkeypat
     assert capsys.readouterr().err.count("error: ") == 2
 
 
+def test_what_remains_adds_up_and_the_engines_own_step_is_timed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert speed.main(["remains", "loop", "--arch", "resnet18", "--batch", "2", "--bank", "256", "--repeats", "2",
+                       "--device", "cpu", "--out", str(tmp_path / "speed")]) == 0
+    [path] = (tmp_path / "speed").glob("*.json")
+    figures = json.loads(path.read_text())
+    *rows, others, together = figures["remains"]["rows"]
+    for column in ("step, ms", "bare, ms", "more, ms"):
+        assert sum(row[column] for row in [*rows, others]) == pytest.approx(together[column])
+    sgd = next(row for row in rows if "sgd" in row["operator"])  # the bare encoder has no optimiser
+    assert sgd["bare, ms"] == 0 < sgd["step, ms"]
+    [row] = figures["loop"]["rows"]
+    assert row["ours"] > 0 and row["other"] > 0
+
+
+def test_targets_stand_beside_what_was_measured():
+    figures = dict(
+        encoder=dict(device="cpu", rows=[dict(what="bare encoder, both in float32", ratio=0.8)]),
+        plain=dict(device="cuda", rows=[dict(what="plain DetCo in float32, ours in float32", ratio=1.6),
+                                        dict(what="plain DetCo in float32, ours in bfloat16", ratio=2.5)]),
+        scaling=dict(device="cpu", rows=[{"against": kind, "value": value, "ms": ms} for kind, value, ms in (
+            ("batch", 1, 1.0), ("batch", 2, 1.5), ("batch", 4, 8.0), ("levels", 1, 3.0), ("levels", 2, 5.0))]))
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in speed.targets(figures).splitlines()[2:]]
+    assert [cell[1:] for cell in cells] == [
+        ["at most 1.1", "1.25", "no"], ["at least 1.5", "1.6", "yes"], ["at least 3", "2.5", "no"],
+        ["at most 1", "1.5", "no"]]
+
+
 def test_a_whole_step_of_each_method_is_timed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert speed.main(["step", "--arch", "resnet18", "--batch", "2", "--bank", "256", "--repeats", "2", "--device",
