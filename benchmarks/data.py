@@ -18,6 +18,7 @@ SPLITS = ("train", "val")
 MARKS = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"))
 FIELDS = {"images": ("id", "file_name", "width", "height"), "categories": ("id", "name"),
           "annotations": ("id", "image_id", "category_id", "bbox")}
+KEYPOINTS = 17  # of COCO's persons
 MISSING, BROKEN, RESIZED = "missing", "truncated or not decodable", "of another size than the annotations say"
 
 
@@ -145,7 +146,7 @@ def pool_for(scale: str, root: Path, split: str = "train") -> Path:
 def coco_for(scale: str, source: str, root: Path) -> CocoData:
     """The data of a source at a scale, checked. What the mini scale draws is drawn when first asked for.
 
-    Raises DataError for whatever `check_coco` finds, and where splits disagree on the categories.
+    Raises DataError for whatever `check_source` finds, and where splits disagree on the categories.
     """
     paths = _paths(scale, source, root)
     _make(scale, source, root, paths)
@@ -154,7 +155,7 @@ def coco_for(scale: str, source: str, root: Path) -> CocoData:
             check_maps(*pair)
         classes = dict.fromkeys(SPLITS, classes_of(scale, source, root))
     else:
-        classes = {split: check_coco(*pair) for split, pair in paths.items()}
+        classes = {split: check_source(scale, source, *pair) for split, pair in paths.items()}
     if classes["train"] != classes["val"]:
         raise DataError(f"{paths['val'][1]}: its categories are not those of {paths['train'][1].name}; "
                         "both splits need the same list")
@@ -308,7 +309,21 @@ def digests(pools: dict[str, list[str]], sets: dict[str, dict[int, list[int]]]) 
         for name, images in sets.items()}
 
 
-def check_coco(images: Path, annotations: Path, decode: bool = False) -> tuple[str, ...]:
+def check_source(scale: str, source: str, images: Path, annotations: Path) -> tuple[str, ...]:
+    """Check one split of a source of transfer data; its categories' names.
+
+    Raises DataError for whatever `check_coco` finds, for keypoints that cannot be used where persons are the source,
+    and where the number of categories is not the source's.
+    """
+    classes = check_coco(images, annotations, keypoints=source == "person")
+    expected = CLASS_COUNTS.get(scale, {}).get(source, len(classes))
+    if len(classes) != expected:
+        raise DataError(f"{annotations}: {len(classes)} categories, where {source} at the {scale} scale has {expected}; "
+                        "a task's heads and its published figures are of those: give the set's own annotations")
+    return classes
+
+
+def check_coco(images: Path, annotations: Path, decode: bool = False, keypoints: bool = False) -> tuple[str, ...]:
     """Check a COCO annotation file and that each of its images is there and whole; its categories' names.
 
     Boxes without area are counted in a warning: mmdet leaves them out.
@@ -316,6 +331,7 @@ def check_coco(images: Path, annotations: Path, decode: bool = False) -> tuple[s
     Args:
         decode: decode every image and compare its size with the entry's; otherwise an image is decoded only
             where its first and last bytes are not those of a whole JPEG or PNG.
+        keypoints: check every annotation's (`check_keypoints`).
     Raises:
         DataError: the file is missing, truncated or lacks a part or field; an annotation points to no image or
             category or has a box that is not four finite numbers; an image is missing or cannot be decoded.
@@ -323,12 +339,37 @@ def check_coco(images: Path, annotations: Path, decode: bool = False) -> tuple[s
     """
     data = read_coco(annotations)
     _check_annotations(data, annotations)
+    if keypoints:
+        check_keypoints(annotations, data["annotations"])
     states = {e["file_name"]: image_state(images / e["file_name"], (e["width"], e["height"]) if decode else None)
               for e in data["images"]}
     for flaw in (MISSING, BROKEN, RESIZED):
         if bad := [name for name, state in states.items() if state == flaw]:
             raise DataError(f"{images}: {several(bad, 'image')} of {annotations.name} {flaw}; fetch or prepare them again")
     return tuple(category["name"] for category in data["categories"])
+
+
+def check_keypoints(path: Path, annotations: list[dict]) -> None:
+    """Check the keypoints of some of a COCO file's annotations.
+
+    Raises DataError that names the file and the annotations: keypoints that are not 51 finite numbers, a visibility
+    other than 0, 1 or 2, or no `num_keypoints`, without which pycocotools cannot evaluate.
+    """
+    flawed = {}
+    for annotation in annotations:
+        if flaw := _keypoint_flaw(annotation):
+            flawed.setdefault(flaw, []).append(annotation["id"])
+    for flaw, ids in flawed.items():
+        raise DataError(f"{path}: {several(ids, 'annotation')} {flaw}; remove or mend them")
+
+
+def _keypoint_flaw(annotation: dict) -> str:
+    values = annotation.get("keypoints")
+    if not (isinstance(values, list) and len(values) == 3 * KEYPOINTS and all(map(_is_finite, values))):
+        return f"whose keypoints are not {3 * KEYPOINTS} finite numbers"
+    if not {*values[2::3]} <= {0, 1, 2}:
+        return "with a visibility other than 0, 1 or 2"
+    return "" if "num_keypoints" in annotation else "without num_keypoints"
 
 
 def read_coco(path: Path) -> dict:
@@ -375,8 +416,11 @@ def _check_annotations(data: dict, path: Path) -> None:
 
 
 def _is_box(box) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(
-        isinstance(v, (int, float)) and math.isfinite(v) for v in box)
+    return isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))
+
+
+def _is_finite(value) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def image_state(path: Path, size: tuple[int, int] | None = None) -> str:

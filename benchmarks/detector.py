@@ -21,7 +21,8 @@ def measure(job: Job) -> dict:
     """
     from mmengine import dist
 
-    config = runner_config(job.protocol, job.data, job.seed, job.workers, dist.get_world_size(), job.limit)
+    config = runner_config(job.protocol, job.data, job.seed, job.workers, dist.get_world_size(), job.limit,
+                           job.max_per_process)
     backbone = (job.checkpoint_path, job.checkpoint, job.protocol.config["load"]) if job.load else None
     runner = _run(config, backbone, job.work_dir, f"{job.name} seed {job.seed}", job.resume)
     hub = runner.message_hub
@@ -83,10 +84,10 @@ class TransferRunner(Runner):
 
 
 def runner_config(protocol: Protocol, data: CocoData, seed: int, workers: int, world_size: int,
-                  limit: int | None = None) -> dict:
+                  limit: int | None = None, max_per_process: int | None = None) -> dict:
     """Keyword arguments of mmengine's Runner for a protocol.
 
-    The total batch is kept on any number of processes: a process that cannot hold its share does several
+    The total batch is kept on any number of processes: a process that shall not take its share at once does several
     forward passes a step (accumulation), and iterations count accordingly.
     """
     config = protocol.config
@@ -94,9 +95,10 @@ def runner_config(protocol: Protocol, data: CocoData, seed: int, workers: int, w
     if total % world_size:
         raise ValueError(f"{protocol.task}: a total batch of {total} does not divide among {world_size} processes")
     per_process = total // world_size
-    accumulate = -(-per_process // config["data"].get("max_per_process", per_process))
+    accumulate = -(-per_process // (max_per_process or per_process))
     if per_process % accumulate:
-        raise ValueError(f"{protocol.task}: {per_process} images a process cannot be split into {accumulate} passes")
+        raise ValueError(f"{protocol.task}: a process's {per_process} images cannot be taken in {accumulate} equal parts; "
+                         "choose another --max-per-process")
     iterations = schedule["iterations"] * accumulate
     dataset = dict(type=config["data"]["dataset"], metainfo=dict(classes=tuple(data.classes)), backend_args=None)
     train = dict(ann_file=str(data.train_annotations), data_prefix=dict(img=f"{data.train_images}/"),

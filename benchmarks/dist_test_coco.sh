@@ -17,7 +17,8 @@ name=${NAME:-${file%.*}}
 here=$(cd "$(dirname "$0")" && pwd)
 
 if [ -n "${SLURM_JOB_ID:-}" ]; then
-    launch=(srun --kill-on-bad-exit=1 python)
+    # srun has not taken the job's --cpus-per-task by itself since Slurm 22.05.
+    launch=(srun --kill-on-bad-exit=1 --cpus-per-task "${SLURM_CPUS_PER_TASK:-1}" python)
 else
     gpus=${GPUS:-$(python -c 'import torch; print(max(1, torch.cuda.device_count()))')}
     launch=(python -m torch.distributed.run --standalone --nproc_per_node "$gpus")

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from benchmarks import cityscapes, voc
-from benchmarks.data import COCO_FORM, SPLITS, DataError, check_coco, check_maps, read_json, several
+from benchmarks.data import COCO_FORM, SPLITS, DataError, check_maps, check_source, read_json, several
 from detco.console import CONSOLE, progress_bar, say
 from detco.files import replacing, sha256
 
@@ -50,7 +50,7 @@ def prepare_coco(source: Path, root: Path) -> None:
                         f"again, or delete {record} if the change is meant")
     for kind in ("coco", "person"):
         for images, annotations in COCO_FORM[kind].values():
-            _check(root / images, root / annotations, COCO_IMAGES)
+            _check(kind, root / images, root / annotations, COCO_IMAGES)
     if known != sums:
         with replacing(record) as temporary:
             temporary.write_text(json.dumps(sums, indent=2) + "\n")
@@ -64,7 +64,7 @@ def prepare_voc(source: Path, root: Path) -> None:
     with progress_bar() as bar:
         voc.convert(devkit, out, bar=bar)
     for name in voc.SETS:
-        _check(devkit, out / f"{name}.json", VOC_IMAGES)
+        _check("voc", devkit, out / f"{name}.json", VOC_IMAGES)
 
 
 def prepare_cityscapes(source: Path, root: Path) -> None:
@@ -78,7 +78,7 @@ def prepare_cityscapes(source: Path, root: Path) -> None:
     with progress_bar() as bar:
         cityscapes.convert(folder, folder, bar=bar)
     for images, annotations in COCO_FORM["cityscapes"].values():
-        _check(root / images, root / annotations, CITYSCAPES_IMAGES)
+        _check("cityscapes", root / images, root / annotations, CITYSCAPES_IMAGES)
     for split, (images, maps) in COCO_FORM["cityscapes_semantic"].items():
         with CONSOLE.status(f"checking semantic/{split}"):
             check_maps(root / images, root / maps)
@@ -162,10 +162,10 @@ def _require(source: Path, parts: list[str] | tuple[str, ...], remedy: str) -> N
         raise DataError(f"{source}: {several(missing, 'part')} missing; {remedy}")
 
 
-def _check(images: Path, annotations: Path, expected: dict[str, int]) -> None:
-    """Check an annotation file and its images, and say what is there. Raises DataError."""
+def _check(source: str, images: Path, annotations: Path, expected: dict[str, int]) -> None:
+    """Check an annotation file of a source and its images, and say what is there. Raises DataError."""
     with CONSOLE.status(f"checking {annotations.name} and its images"):
-        classes = check_coco(images, annotations)
+        classes = check_source("paper", source, images, annotations)
         content = read_json(annotations)
     number, ending = len(content["images"]), "es" * (len(classes) > 1)
     say(f"{annotations.stem}: {number:,} images, {len(content['annotations']):,} annotations, "

@@ -11,7 +11,7 @@ from mmengine import dist
 from benchmarks import data as datasets
 from benchmarks.plan import Plan
 from benchmarks.task import load_task, source_of
-from benchmarks.transfer import Job, Protocol, kind_of, protocol_of, transfer
+from benchmarks.transfer import Job, Protocol, kind_of, transfer
 from detco import checkpoint as checkpoints
 from detco import engine
 from detco.config import digest
@@ -38,10 +38,9 @@ def execute(plan: Plan) -> int:
             tell(f"{name}: {path}")
         return 0
     for task in plan.tasks:
-        tell(f"task {task}")
         data = first_on_main(lambda: data_for(plan, task))
-        protocol = protocol_of(task, plan.scale, plan.scale_config["arch"], data.classes, plan.overrides(task),
-                               plan.schedule(task))
+        protocol = plan.protocol(task, data.classes)
+        tell(f"task {task}" + f", schedule {protocol.schedule}" * bool(plan.schedules(task)))
         records = [transferred(arguments, protocol, data, name, path, seed)
                    for name, path in rows.items() for seed in arguments.seed]
         if arguments.report and dist.is_main_process():
@@ -149,7 +148,7 @@ def transferred(arguments: argparse.Namespace, protocol: Protocol, data: dataset
         result = transfer(Job(
             protocol, data, name, seed, checkpoint, checkpoints.load(checkpoint), work_dir,
             resume=arguments.resume and not arguments.force, load=not arguments.no_load, limit=arguments.limit,
-            workers=_workers(arguments.workers)))
+            workers=_workers(arguments.workers), max_per_process=arguments.max_per_process))
     if not (arguments.limit or arguments.no_load) and dist.is_main_process():
         record.write(arguments.results, result)
     return result

@@ -5,7 +5,6 @@ COCO's are pixel indices, so half a pixel is added when they are read and taken 
 detectron2; torchvision's heat maps read and give continuous ones.
 """
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, Keypoi
 from torchvision.models.detection.roi_heads import keypointrcnn_inference, keypointrcnn_loss
 
 from benchmarks import heads  # noqa: F401 - mmcv's operators, before mmdet
-from benchmarks.data import DataError, read_coco, several
+from benchmarks.data import check_keypoints
 from detco.files import replacing
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs
@@ -30,30 +29,6 @@ NAMES = KeypointRCNN_ResNet50_FPN_Weights.DEFAULT.meta["keypoint_names"]
 _OTHER = {"left": "right", "right": "left"}
 MIRRORED = [NAMES.index("_".join(_OTHER.get(part, part) for part in name.split("_"))) for name in NAMES]
 _HALF = np.float32([0.5, 0.5, 0])  # of a pixel, for (x, y, visibility)
-
-
-def check_keypoints(path: Path, annotations: list[dict] | None = None) -> None:
-    """Check the keypoints of a COCO annotation file, or of some of its annotations.
-
-    Raises DataError that names the file and the annotations: keypoints that are not 51 finite numbers, a visibility
-    other than 0, 1 or 2, or no `num_keypoints`, without which pycocotools cannot evaluate.
-    """
-    flawed = {}
-    for annotation in read_coco(Path(path))["annotations"] if annotations is None else annotations:
-        if flaw := _flaw(annotation):
-            flawed.setdefault(flaw, []).append(annotation["id"])
-    for flaw, ids in flawed.items():
-        raise DataError(f"{path}: {several(ids, 'annotation')} {flaw}; remove or mend them")
-
-
-def _flaw(annotation: dict) -> str:
-    values = annotation.get("keypoints")
-    if not (isinstance(values, list) and len(values) == 3 * len(NAMES)
-            and all(isinstance(v, (int, float)) and math.isfinite(v) for v in values)):
-        return f"whose keypoints are not {3 * len(NAMES)} finite numbers"
-    if not {*values[2::3]} <= {0, 1, 2}:
-        return "with a visibility other than 0, 1 or 2"
-    return "" if "num_keypoints" in annotation else "without num_keypoints"
 
 
 @DATASETS.register_module()

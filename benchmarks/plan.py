@@ -1,6 +1,7 @@
 """What a command line means: methods, tasks and seeds resolved into configs and data. Light until it must read."""
 import argparse
 import ast
+import itertools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,8 @@ class Plan:
         resolved = config.override(config.load(config.CONFIGS / "pretrain" / f"{method}.py"), changes)
         if self.arguments.accumulation > 1:
             resolved["schedule"]["accumulation"] = self.arguments.accumulation
+        if self.arguments.compile:
+            resolved["compile"] = True
         return resolved
 
     def overrides(self, task: str) -> dict:
@@ -42,8 +45,9 @@ class Plan:
                              f"add it to configs/scales/{self.scale}.py")
         if limit := self.arguments.limit:
             config = load_task(task)
-            if "schedules" in config:
-                changes["schedules"] = {"limit": self._shortened(changes.get("schedules", config["schedules"]), limit)}
+            if known := self.schedules(task):
+                chosen = self.schedule(task) or next(iter(known))
+                changes["schedules"] = {"limit": self._shortened(known[chosen], limit)}
             for part, most in (("warmup", max(1, limit // 2)), ("precise_bn", limit)):
                 if part in config:
                     key = f"{part}.iterations"
@@ -51,23 +55,30 @@ class Plan:
         return changes
 
     @staticmethod
-    def _shortened(schedules: dict, limit: int) -> dict:
-        """The first of the schedules, cut to `limit` iterations (one epoch, where it counts in epochs)."""
-        first = next(iter(schedules.values()))
-        length = dict(epochs=1) if "epochs" in first else dict(iterations=limit)
-        return {**first, **length, "milestones": []}
+    def _shortened(schedule: dict, limit: int) -> dict:
+        """A schedule cut to `limit` iterations (one epoch, where it counts in epochs)."""
+        length = dict(epochs=1) if "epochs" in schedule else dict(iterations=limit)
+        return {**schedule, **length, "milestones": []}
+
+    def schedules(self, task: str) -> dict:
+        """A task's schedules at this scale, by name; empty for a task that trains nothing."""
+        changes = self.scale_config["tasks"].get(task, {})
+        return changes.get("schedules", load_task(task).get("schedules", {}))
 
     def schedule(self, task: str) -> str | None:
-        """The task's schedule that was asked for: the share for a task that has shares, else --schedule."""
-        known = self.overrides(task).get("schedules", load_task(task).get("schedules", {}))
-        if self.arguments.share and any("share" in schedule for schedule in known.values()):
-            return f"{self.arguments.share}%" if not self.arguments.limit else None
-        return self.arguments.schedule if self.arguments.schedule in known or len(self.tasks) == 1 else None
+        """The one asked for of a task's schedules: --share's, else --schedule's. None where it has neither."""
+        known = self.schedules(task)
+        return next((name for name in (f"{self.arguments.share}%", self.arguments.schedule) if name in known), None)
+
+    def protocol(self, task: str, classes: tuple[str, ...]):
+        """A task resolved for this scale and a data set's classes (`benchmarks.transfer.Protocol`)."""
+        from benchmarks.transfer import protocol_of
+
+        schedule = None if self.arguments.limit else self.schedule(task)
+        return protocol_of(task, self.scale, self.scale_config["arch"], classes, self.overrides(task), schedule)
 
     def describe(self) -> str:
         """The plan and every resolved config, for `--dry-run`; reads no images."""
-        from benchmarks.transfer import protocol_of
-
         lines = [f"scale {self.scale}: {self.scale_config['description']}"]
         rows = [self.arguments.name] if self.arguments.checkpoint else self.methods
         lines += [f"run: {row}, {task}, seed {seed}" for row in rows for task in self.tasks
@@ -75,8 +86,7 @@ class Plan:
         configs = {f"pretrain {m}": self.pretraining(m) for m in self.methods}
         for task in self.tasks:
             classes = datasets.classes_of(self.scale, source_of(load_task(task)), self.arguments.data_root)
-            protocol = protocol_of(task, self.scale, self.scale_config["arch"], classes, self.overrides(task),
-                                   self.schedule(task))
+            protocol = self.protocol(task, classes)
             configs[f"task {task}, fingerprint {protocol.fingerprint[:12]}"] = protocol.config
         for title, resolved in configs.items():
             lines += ["", f"{title}:", json.dumps(resolved, indent=1)]
@@ -95,13 +105,11 @@ def make(arguments: argparse.Namespace) -> Plan:
         raise ValueError(f"--name {arguments.name}: a method of this suite has that name; choose another")
     if not methods and not arguments.checkpoint:
         raise ValueError(f"nothing to run: give --method ({', '.join(METHODS)}, all) or --checkpoint FILE --name NAME")
-    for option, least in (("limit", 1), ("accumulation", 1), ("job_cpus", 1), ("job_gpus", 0), ("retries", 0)):
+    for option, least in (("limit", 1), ("accumulation", 1), ("max_per_process", 1), ("job_cpus", 1), ("job_gpus", 0), ("retries", 0)):
         if (value := getattr(arguments, option)) is not None and value < least:
             raise ValueError(f"--{option.replace('_', '-')} {value}: give {least} or more")
     if arguments.schedule and arguments.limit:
         raise ValueError("--limit shortens the schedule: leave --schedule out")
-    if arguments.schedule and not any(arguments.schedule in load_task(task).get("schedules", {}) for task in tasks):
-        raise ValueError(f"unknown schedule '{arguments.schedule}' for {', '.join(tasks)}; --list names what there is")
     found = datasets.available(arguments.data_root)
     scale, note = (arguments.scale, "") if arguments.scale else _choose(found, arguments.data_root)
     path = config.CONFIGS / "scales" / f"{scale}.py"
@@ -112,7 +120,13 @@ def make(arguments: argparse.Namespace) -> Plan:
             raise ValueError(nearest("method", arguments.compare, sorted(known | set(METHODS))))
     if arguments.task == ["all"] and scale != "paper":
         tasks = [task for task in tasks if task in scale_config["tasks"]]
-    return Plan(arguments, scale, methods, tasks, scale_config, note)
+    plan = Plan(arguments, scale, methods, tasks, scale_config, note)
+    known = list(dict.fromkeys(name for task in tasks for name in plan.schedules(task)))
+    for option, asked, sign in (("schedule", arguments.schedule, ""), ("share", arguments.share, "%")):
+        if asked and f"{asked}{sign}" not in known:
+            raise ValueError(f"--{option} {asked}: at the {scale} scale {', '.join(tasks)} "
+                             + (f"can run {', '.join(known)}" if known else "trains by no schedule"))
+    return plan
 
 
 def _names(kind: str, given: list[str], known: list[str]) -> list[str]:
@@ -136,10 +150,15 @@ def _choose(found: dict[str, datasets.Found], data_root: Path) -> tuple[str, str
 
 
 def headline(path: Path) -> str:
-    """First line of a config's docstring, or of its leading comment, without running it."""
+    """First line of a config's `preamble`."""
+    return preamble(path).splitlines()[0]
+
+
+def preamble(path: Path) -> str:
+    """A config's docstring, or its leading comment, without running it."""
     text = path.read_text(encoding="utf-8")
-    docstring = ast.get_docstring(ast.parse(text))
-    return (docstring or text.lstrip("# ")).splitlines()[0]
+    comment = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
+    return ast.get_docstring(ast.parse(text)) or "\n".join(line.lstrip("# ") for line in comment)
 
 
 def listing(data_root: Path) -> str:

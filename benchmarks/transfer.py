@@ -76,6 +76,7 @@ class Job:
         load: False leaves the backbone's weights as initialised: the alarm that shows loading matters.
         limit: the run was shortened (by `--limit`); recorded, and such a record enters no leaderboard.
         workers: loader processes.
+        max_per_process: images a process takes through a detector at once, at most; None for its whole share.
     """
 
     protocol: Protocol
@@ -89,6 +90,7 @@ class Job:
     load: bool = True
     limit: int | None = None
     workers: int = 0
+    max_per_process: int | None = None
 
 
 def transfer(job: Job) -> dict:
@@ -100,8 +102,9 @@ def transfer(job: Job) -> dict:
     from mmengine.device import get_device
 
     protocol, metadata = job.protocol, job.checkpoint.metadata
-    if not job.resume:
+    if not job.resume and dist.is_main_process():
         shutil.rmtree(job.work_dir, ignore_errors=True)
+    dist.barrier()
     if metadata["arch"] != protocol.config["arch"]:
         raise checkpoints.CheckpointError(f"checkpoint {job.checkpoint_path}: a {metadata['arch']}; scale "
                                           f"{protocol.scale} runs {protocol.config['arch']}")

@@ -115,6 +115,7 @@ tasks = dict(
         "data.total_batch": 4,
         "data.crop_size": (128, 128),
         "data.image_size": (192, 160),
+        "schedules": {"mini": dict(iterations=450, milestones=[320, 410])},
     },
     coco_semisup_maskrcnn_fpn=mask_fpn | share,
     coco_semisup_retinanet_fpn=retinanet | share,

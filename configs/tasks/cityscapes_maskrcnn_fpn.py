@@ -1,4 +1,6 @@
 # Mask R-CNN with FPN on Cityscapes' eight classes with instances: detectron2's configuration, every layer trained.
+# AP and AP50 are pycocotools' on the instances in COCO's form; the published ones are of Cityscapes' own script, which
+# matches instances by pixels in a way of its own.
 _base_ = ['./coco_maskrcnn_fpn.py']
 
 task = dict(

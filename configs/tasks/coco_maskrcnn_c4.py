@@ -1,5 +1,6 @@
 # Mask R-CNN with C4 features on COCO, at the paper scale: MoCo's (arXiv 1911.05722) and DetCo's protocol.
 # Numbers are those of their public configurations, else detectron2's defaults for C4.
+
 # '{depth}', '{c4}', '{c5}', '{num_classes}', '{train_scales}', '{test_scale}' are filled in by benchmarks/task.py.
 
 task = dict(

@@ -2,7 +2,7 @@
 _base_ = ['./coco_maskrcnn_fpn.py']
 
 task = dict(
-    name='coco_retinanet_fpn', metrics=['bbox'],
+    name='coco_retinanet_fpn', metrics=['bbox'], version=2,  # 1 had a smooth L1 loss of beta 0.1
     source='DetCo table 5; detectron2 Base-RetinaNet')
 
 norm = dict(type='BN', requires_grad=True)
@@ -27,7 +27,7 @@ model = dict(
             type='DeltaXYWHBBoxCoder', target_means=[0., 0., 0., 0.], target_stds=[1.0, 1.0, 1.0, 1.0]),
         loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
         # Both losses are divided by this batch's positives; detectron2 by their moving average.
-        loss_bbox=dict(type='SmoothL1Loss', beta=0.1, loss_weight=1.0)),
+        loss_bbox=dict(type='L1Loss', loss_weight=1.0)),
     train_cfg=dict(
         assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0, ignore_iof_thr=-1),
         sampler=dict(type='PseudoSampler'), allowed_border=-1, pos_weight=-1, debug=False),

@@ -1,7 +1,11 @@
-# Sparse R-CNN with 300 proposals on COCO, 3x, multi-scale and random crop: its authors' configuration.
+# Sparse R-CNN with 300 proposals on COCO, 3x, multi-scale and random crop: its authors' configuration for DetCo.
+# As theirs, and unlike the other tasks: the FPN is not normalised, weight decay spares no parameter, and images without
+# objects are trained on.
 _base_ = ['./coco_retinanet_fpn.py']
 
-task = dict(name='coco_sparsercnn', source="DetCo's README; Sparse R-CNN (arXiv 2011.12450), 300 proposals, 3x")
+task = dict(
+    name='coco_sparsercnn', version=2,  # 1 normalised the FPN, spared norms the decay and left empty images out
+    source="DetCo's README; Sparse R-CNN (arXiv 2011.12450), sparsercnn.res50.300pro.3x.detco")
 
 norm = dict(type='BN', requires_grad=True)
 stages = 6
@@ -15,8 +19,7 @@ model = dict(
     backbone=dict(
         type='ResNet', depth='{depth}', num_stages=4, out_indices=(0, 1, 2, 3), frozen_stages=-1, norm_cfg=norm,
         norm_eval=False, style='pytorch'),
-    neck=dict(
-        type='FPN', in_channels=['{c2}', '{c3}', '{c4}', '{c5}'], out_channels=256, num_outs=4, norm_cfg=norm),
+    neck=dict(type='FPN', in_channels=['{c2}', '{c3}', '{c4}', '{c5}'], out_channels=256, num_outs=4),
     rpn_head=dict(type='EmbeddingRPNHead', num_proposals=300, proposal_feature_channel=256),
     roi_head=dict(
         type='SparseRoIHead', num_stages=stages, stage_loss_weights=[1] * stages, proposal_feature_channel=256,
@@ -44,10 +47,11 @@ model = dict(
         sampler=dict(type='PseudoSampler'), pos_weight=1) for _ in range(stages)]),
     test_cfg=dict(rpn=None, rcnn=dict(max_per_img=300)))
 
-# Shorter sides. Half of the images are scaled to `crop_sides` first and cropped to `crop_size` (height, width), as in DETR.
+# Shorter sides. Half of the images are scaled to `crop_sides` first, however long, and cropped to sides between the two
+# of `crop_size`, as in DETR.
 data = dict(
     short_sides=[480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800],
-    crop_sides=[400, 500, 600], crop_size=(384, 600))
+    crop_sides=[400, 500, 600], crop_size=(384, 600), filter_cfg=dict(filter_empty_gt=False))
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -68,4 +72,4 @@ warmup = dict(iterations=1000, start_factor=0.01)
 optimizer = dict(
     _delete_=True,
     optimizer=dict(type='AdamW', lr=2.5e-5, weight_decay=1e-4),
-    clip_grad=dict(max_norm=1.0, norm_type=2), paramwise_cfg=dict(norm_decay_mult=0.))
+    clip_grad=dict(max_norm=1.0, norm_type=2))

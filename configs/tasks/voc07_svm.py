@@ -1,4 +1,8 @@
-"""One linear SVM a class on frozen, pooled C5: VOC07 trainval to test, mAP."""
+"""One linear SVM a class on frozen, pooled C5: VOC07 trainval to test, mAP.
+
+AP is the area under the monotone precision-recall curve (VOC 2010's kit), as in the literature on these features, not
+VOC 2007's 11 points.
+"""
 task = dict(
     name='voc07_svm', version=1, kind='svm', main_metric='mAP', metrics=['mAP'],
     source="Goyal et al. (arXiv 1905.01235), fair_self_supervision_benchmark's tools/svm; pooled features as PCL "

@@ -47,11 +47,11 @@ def files(root):
     return {str(p.relative_to(root)): p.lstat().st_mtime_ns for p in root.rglob("*")}
 
 
-def coco_file(numbers):
+def coco_file(numbers, kind="instances"):
     box = dict(category_id=1, bbox=[1, 1, 8, 8], area=64, iscrowd=0, segmentation=[[1, 1, 9, 1, 9, 9]])
     return json.dumps(dict(
         images=[dict(id=i, file_name=f"{i}.jpg", width=32, height=24) for i in numbers],
-        categories=[dict(id=1, name="person")],
+        categories=[dict(id=i, name=f"kind {i}" if i > 1 else "person") for i in range(1, 81 if kind == "instances" else 2)],
         annotations=[dict(id=i, image_id=i, keypoints=[4, 4, 2] * 17, num_keypoints=17) | box for i in numbers]))
 
 
@@ -62,7 +62,7 @@ def coco(tmp_path):
         for i in numbers:
             put(tmp_path / f"COCO/{split}2017/{i}.jpg", picture())
         for kind in ("instances", "person_keypoints"):
-            put(tmp_path / f"COCO/annotations/{kind}_{split}2017.json", coco_file(numbers))
+            put(tmp_path / f"COCO/annotations/{kind}_{split}2017.json", coco_file(numbers, kind))
     return tmp_path / "COCO"
 
 
@@ -160,7 +160,8 @@ def test_a_relative_folder_is_linked_from_anywhere(coco, root, monkeypatch):
 def test_coco_is_linked_checked_and_its_checksums_kept(coco, root, capsys):
     assert run(root, "coco", "--coco", coco) == 0
     out = capsys.readouterr().out
-    assert "instances_train2017: 2 images, 2 annotations, 1 class\n" in out
+    assert "instances_train2017: 2 images, 2 annotations, 80 classes\n" in out
+    assert "person_keypoints_train2017: 2 images, 2 annotations, 1 class\n" in out
     assert "warning: instances_train2017: 2 images, where the full set has 118,287" in out
     assert "warning: instances_val2017: 1 images, where the full set has 5,000" in out
     assert f"coco: all there in {root / 'coco'}" in out
@@ -168,8 +169,8 @@ def test_coco_is_linked_checked_and_its_checksums_kept(coco, root, capsys):
     assert sums == {name: hashlib.sha256((coco / name).read_bytes()).hexdigest() for name in (
         f"annotations/{kind}_{split}2017.json" for kind in ("instances", "person_keypoints")
         for split in ("train", "val"))}
-    for source in ("coco", "person"):
-        assert coco_for("paper", source, root).classes == ("person",)
+    assert len(coco_for("paper", "coco", root).classes) == 80
+    assert coco_for("paper", "person", root).classes == ("person",)
     before = files(root)
     assert run(root, "coco", "--coco", coco) == run(root, "coco", "--coco", root / "coco") == 0
     assert files(root) == before
@@ -210,6 +211,22 @@ def test_what_is_truncated_is_named_and_not_recorded(coco, root, capsys, name, w
     put(coco / name, (coco / name).read_bytes()[:-40])
     refused(capsys, run(root, "coco", "--coco", coco), words)
     assert not (root / "coco-checksums.json").exists()
+
+
+def test_another_category_list_is_refused(coco, root, capsys):
+    put(coco / "annotations/instances_val2017.json", coco_file((3, ), "persons"))
+    refused(capsys, run(root, "coco", "--coco", coco), "instances_val2017.json: 1 categories, where coco at the paper")
+    with pytest.raises(DataError, match="instances_val2017.json: 1 categories, where coco .* has 80"):
+        coco_for("paper", "coco", root)
+
+
+def test_a_visibility_that_is_none_is_refused(coco, root, capsys):
+    put(coco / "annotations/person_keypoints_train2017.json",
+        coco_file((1, 2), "person_keypoints").replace("4, 4, 2]", "4, 4, 7]", 1))
+    refused(capsys, run(root, "coco", "--coco", coco),
+            "person_keypoints_train2017.json: 1 annotation (1) with a visibility other than 0, 1 or 2")
+    with pytest.raises(DataError, match="visibility other"):
+        coco_for("paper", "person", root)
 
 
 @pytest.mark.parametrize("name", ["coco", "voc", "cityscapes", "imagenet"])

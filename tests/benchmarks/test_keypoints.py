@@ -17,7 +17,7 @@ from torchvision.models.detection import keypointrcnn_resnet50_fpn
 from torchvision.models.detection.roi_heads import keypoints_to_heatmap
 
 from benchmarks import keypoints as kp  # before mmdet
-from benchmarks.data import DataError
+from benchmarks.data import DataError, check_keypoints
 from benchmarks.evaluate import coco_metrics
 from benchmarks.task import load_task, resolve
 from detco.drawn import draw_scenes
@@ -239,7 +239,7 @@ def test_bad_keypoints_are_one_line_with_file_and_annotations(persons, tmp_path,
     path = tmp_path / "persons.json"
     path.write_text(json.dumps(coco))
     with pytest.raises(DataError) as error:
-        kp.check_keypoints(path)
+        check_keypoints(path, coco["annotations"])
     assert str(error.value) == f"{path}: 2 annotations ({ids[0]}, {ids[1]}) {message}; remove or mend them"
     with pytest.raises(ValueError, match=f"{path}: .*{ids[0]}.*{message}"):
         dataset(tmp_path, coco, [])
@@ -247,7 +247,7 @@ def test_bad_keypoints_are_one_line_with_file_and_annotations(persons, tmp_path,
 
 def test_good_keypoints_pass(persons):
     dataset(*persons, [])
-    kp.check_keypoints(persons[0] / "persons.json")
+    check_keypoints(persons[0] / "persons.json", persons[1]["annotations"])
 
 
 # ---- transforms

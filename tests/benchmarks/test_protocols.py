@@ -21,6 +21,7 @@ INSTANCES = [name for name in DETECTORS if name != "cityscapes_semseg_fcn"]
 C4 = ("coco_maskrcnn_c4", "voc_fasterrcnn_c4")
 MASK_FPN = ("coco_maskrcnn_fpn", "coco_maskrcnn_fpn_4conv1fc", "cityscapes_maskrcnn_fpn", "coco_semisup_maskrcnn_fpn")
 RCNN_FPN = (*MASK_FPN, "coco_keypointrcnn_fpn")
+RCNN = (*C4, *RCNN_FPN)
 RETINANET = ("coco_retinanet_fpn", "coco_semisup_retinanet_fpn")
 
 COMMON = "PROTOCOLS, common: "
@@ -52,7 +53,7 @@ FACTS = [  # (tasks, source, key of the resolved config, value)
     (DETECTORS, COMMON + "precise BN over 200 iterations", "precise_bn.iterations", 200),
     (DETECTORS, COMMON + "step decay by 0.1", "lr_decay", 0.1),
     (DETECTORS, COMMON + "weight decay 1e-4", "optimizer.optimizer.weight_decay", 1e-4),
-    (DETECTORS, COMMON + "weight decay 0 on norms", "optimizer.paramwise_cfg.norm_decay_mult", 0.0),
+    (SGD_TASKS, COMMON + "weight decay 0 on norms", "optimizer.paramwise_cfg.norm_decay_mult", 0.0),
     (SGD_TASKS, COMMON + "SGD", "optimizer.optimizer.type", "SGD"),
     (SGD_TASKS, COMMON + "momentum 0.9", "optimizer.optimizer.momentum", 0.9),
     (but(SGD_TASKS, "voc_fasterrcnn_c4"), COMMON + "warm-up 1000 iterations from 0.001", "warmup",
@@ -77,6 +78,21 @@ FACTS = [  # (tasks, source, key of the resolved config, value)
     (["voc_fasterrcnn_c4"], TABLE + "VOC07+12 trainval, VOC07 test", "data.source", "voc"),
     (["voc_fasterrcnn_c4"], TABLE + "AP, AP50, AP75", "task.metrics", ["bbox"]),
     (C4, TABLE + "res5 on each RoI, one extra BN", ROI + "shared_head.type", "Res5ExtraNorm"),
+    (C4, TABLE + "12000/2000 proposals in training", TRAIN + "rpn_proposal.nms_pre", 12_000),
+    (C4, TABLE + "12000/2000 proposals in training", TRAIN + "rpn_proposal.max_per_img", 2_000),
+    (C4, TABLE + "6000/1000 in test", TEST + "rpn.nms_pre", 6_000),
+    (C4, TABLE + "6000/1000 in test", TEST + "rpn.max_per_img", 1_000),
+    (C4, TABLE + "RoIAlign 14", ROI + "bbox_roi_extractor.roi_layer.output_size", 14),
+    (C4, TABLE + "512 RoIs an image", TRAIN + "rcnn.sampler.num", 512),
+    (C4, TABLE + "25 % positive", TRAIN + "rcnn.sampler.pos_fraction", 0.25),
+    # Region proposals, C4 and FPN
+    (RCNN, TABLE + "3 ratios", RPN + "anchor_generator.ratios", [0.5, 1.0, 2.0]),
+    (RCNN, D2 + "RPN.IOU_THRESHOLDS 0.3, 0.7", TRAIN + "rpn.assigner.pos_iou_thr", 0.7),
+    (RCNN, D2 + "RPN.IOU_THRESHOLDS 0.3, 0.7", TRAIN + "rpn.assigner.neg_iou_thr", 0.3),
+    (RCNN, D2 + "RPN.BATCH_SIZE_PER_IMAGE 256", TRAIN + "rpn.sampler.num", 256),
+    (RCNN, D2 + "RPN.NMS_THRESH 0.7", TRAIN + "rpn_proposal.nms.iou_threshold", 0.7),
+    (RCNN, D2 + "RPN.NMS_THRESH 0.7", TEST + "rpn.nms.iou_threshold", 0.7),
+    (RCNN, D2 + "ROI_HEADS.IOU_THRESHOLDS 0.5", TRAIN + "rcnn.assigner.pos_iou_thr", 0.5),
     # FPN
     (RCNN_FPN, COMMON + "SyncBN on the FPN too", "model.neck.norm_cfg", dict(type="BN", requires_grad=True)),
     (RCNN_FPN, D2 + "FPN, P6 by subsampling", "model.neck.num_outs", 5),
@@ -117,7 +133,9 @@ FACTS = [  # (tasks, source, key of the resolved config, value)
     (RETINANET, D2 + "RetinaNet: three octaves from 4", "model.bbox_head.anchor_generator.scales_per_octave", 3),
     (RETINANET, D2 + "FOCAL_LOSS_GAMMA", "model.bbox_head.loss_cls.gamma", 2.0),
     (RETINANET, D2 + "FOCAL_LOSS_ALPHA", "model.bbox_head.loss_cls.alpha", 0.25),
-    (RETINANET, D2 + "RetinaNet SMOOTH_L1_LOSS_BETA 0.1", "model.bbox_head.loss_bbox.beta", 0.1),
+    (RETINANET, D2 + "Base-RetinaNet, SMOOTH_L1_LOSS_BETA 0.0", "model.bbox_head.loss_bbox",
+     dict(type="L1Loss", loss_weight=1.0)),
+    (RETINANET, D2 + "DETECTIONS_PER_IMAGE 100", TEST + "max_per_img", 100),
     (RETINANET, D2 + "IOU_THRESHOLDS 0.4, 0.5", TRAIN + "assigner.pos_iou_thr", 0.5),
     (RETINANET, D2 + "IOU_THRESHOLDS 0.4, 0.5", TRAIN + "assigner.neg_iou_thr", 0.4),
     (RETINANET, D2 + "TOPK_CANDIDATES_TEST 1000", TEST + "nms_pre", 1000),
@@ -131,6 +149,15 @@ FACTS = [  # (tasks, source, key of the resolved config, value)
     (["coco_sparsercnn"], TABLE + "3x", "schedules", {"3x": dict(iterations=270_000, milestones=[210_000, 250_000])}),
     (["coco_sparsercnn"], TABLE + "multi-scale", "data.short_sides", WIDE_SIDES),
     (["coco_sparsercnn"], TABLE + "random crop", "train_pipeline.3.transforms.1.1.crop_size", (384, 600)),
+    (["coco_sparsercnn"], SPARSE + "MIN_SIZE of the crop's photos, no maximum", "train_pipeline.3.transforms.1.0.scales",
+     [(10**6, 400), (10**6, 500), (10**6, 600)]),
+    (["coco_sparsercnn"], SPARSE + "FILTER_EMPTY_ANNOTATIONS False", "data.filter_cfg.filter_empty_gt", False),
+    (["coco_sparsercnn"], SPARSE + "NUM_CLS 1, NUM_REG 3", ROI + "bbox_head.0.num_reg_fcs", 3),
+    (["coco_sparsercnn"], SPARSE + "DIM_DYNAMIC 64", ROI + "bbox_head.0.dynamic_conv_cfg.feat_channels", 64),
+    (["coco_sparsercnn"], SPARSE + "DIM_FEEDFORWARD 2048", ROI + "bbox_head.0.feedforward_channels", 2048),
+    (["coco_sparsercnn"], SPARSE + "CLASS_WEIGHT 2", ROI + "bbox_head.0.loss_cls.loss_weight", 2.0),
+    (["coco_sparsercnn"], SPARSE + "GIOU_WEIGHT 2", ROI + "bbox_head.0.loss_iou.loss_weight", 2.0),
+    (["coco_sparsercnn"], SPARSE + "L1_WEIGHT 5", ROI + "bbox_head.0.loss_bbox.loss_weight", 5.0),
     (["coco_sparsercnn"], SPARSE + "six stages", ROI + "num_stages", 6),
     (["coco_sparsercnn"], SPARSE + "warm-up 1000 from 0.01", "warmup", dict(iterations=1000, start_factor=0.01)),
     # Cityscapes
@@ -198,10 +225,44 @@ def test_nothing_is_frozen_and_every_norm_trains(built):
     model.eval()
     model.train()
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    # ResNet-50 has 53. C4: one after res5. FPN: four laterals and four outputs; RetinaNet three each, P6 and P7 none.
+    # ResNet-50 has 53. C4: one after res5. FPN: four laterals and four outputs; RetinaNet three each, P6 and P7 none;
+    # Sparse R-CNN none.
     more = {"coco_maskrcnn_c4": 1, "voc_fasterrcnn_c4": 1, "coco_retinanet_fpn": 6, "cityscapes_semseg_fcn": 2,
-            "coco_maskrcnn_fpn_4conv1fc": 8 + 4 + 4}
+            "coco_maskrcnn_fpn_4conv1fc": 8 + 4 + 4, "coco_sparsercnn": 0}
     assert len(norms) == 53 + more.get(task, 8) and all(norm.training and norm.track_running_stats for norm in norms)
+
+
+@pytest.mark.parametrize("task", DETECTORS)
+def test_images_are_flipped_half_of_the_time(task):
+    """PROTOCOLS, common: horizontal flip."""
+    [flip] = [step for step in resolved(task).train_pipeline if step.type.endswith("RandomFlip")]
+    assert flip.prob == 0.5 and flip.get("direction", "horizontal") == "horizontal"
+
+
+def test_heads_have_their_shapes(built):
+    """The table's heads, as their parameters' shapes: detectron2's, and Sparse R-CNN's (arXiv 2011.12450)."""
+    task, _, model = built
+    box, mask = ("shared_fcs.0.weight", (1024, 256 * 49)), ("conv_logits.weight", (80, 256, 1, 1))
+    expected = {
+        "coco_maskrcnn_c4": {"bbox_head": [("fc_cls.weight", (81, 2048)), ("fc_reg.weight", (320, 2048))],
+                             "mask_head": [("upsample.weight", (2048, 256, 2, 2)), mask]},
+        "voc_fasterrcnn_c4": {"bbox_head": [("fc_cls.weight", (21, 2048)), ("fc_reg.weight", (80, 2048))]},
+        "coco_maskrcnn_fpn": {"bbox_head": [box, ("shared_fcs.1.weight", (1024, 1024)), ("fc_cls.weight", (81, 1024))],
+                              "mask_head": [("convs.3.conv.weight", (256, 256, 3, 3)), mask]},
+        "coco_maskrcnn_fpn_4conv1fc": {"bbox_head": [("shared_convs.3.conv.weight", (256, 256, 3, 3)), box],
+                                       "mask_head": [("convs.3.conv.weight", (256, 256, 3, 3)), mask]},
+        "coco_keypointrcnn_fpn": {"bbox_head": [box, ("fc_cls.weight", (2, 1024))]},
+        "cityscapes_maskrcnn_fpn": {"bbox_head": [box, ("fc_cls.weight", (9, 1024))],
+                                    "mask_head": [("conv_logits.weight", (8, 256, 1, 1))]},
+        "coco_sparsercnn": {"bbox_head.5": [("fc_cls.weight", (80, 256)), ("fc_reg.weight", (4, 256)),
+                                            ("instance_interactive_conv.dynamic_layer.weight", (2 * 64 * 256, 256))]},
+    }.get(task, {})
+    for head, shapes in expected.items():
+        own = model.roi_head.get_submodule(head).state_dict()
+        assert {name: tuple(own[name].shape) for name, _ in shapes} == dict(shapes)
+    if task == "coco_retinanet_fpn":
+        assert model.bbox_head.retina_cls.weight.shape == (9 * 80, 256, 3, 3) and len(model.bbox_head.cls_convs) == 4
+        assert model.bbox_head.retina_reg.weight.shape == (9 * 4, 256, 3, 3) and len(model.bbox_head.reg_convs) == 4
 
 
 def test_input_is_rgb_with_imagenet_statistics(built):
@@ -213,12 +274,14 @@ def test_input_is_rgb_with_imagenet_statistics(built):
 
 
 def test_weight_decay_spares_normalisation_only(built):
-    """PROTOCOLS: weight decay 1e-4, 0 on normalisation layers; read from the built optimiser."""
+    """PROTOCOLS: weight decay 1e-4, 0 on normalisation layers, which Sparse R-CNN's authors did not spare; read from the
+    built optimiser."""
     task, config, model = built
     groups = build_optim_wrapper(model, dict(type="OptimWrapper", **config.optimizer)).optimizer.param_groups
     decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
     norm = {id(p) for m in model.modules() if isinstance(m, (_BatchNorm, nn.LayerNorm)) for p in m.parameters(recurse=False)}
-    assert decay == {id(p): 0.0 if id(p) in norm else 1e-4 for p in model.parameters()}
+    spared = 1e-4 if task == "coco_sparsercnn" else 0.0
+    assert decay == {id(p): spared if id(p) in norm else 1e-4 for p in model.parameters()}
     assert {group["lr"] for group in groups} == {config.optimizer.optimizer.lr}
 
 

@@ -13,6 +13,8 @@ import torchvision
 
 from benchmarks import plan as plans
 from benchmarks import run
+from benchmarks.data import DataError
+from detco.runner import DivergedError
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = {}
@@ -54,7 +56,13 @@ def test_list_names_everything_and_imports_nothing_heavy():
     (["--checkpoint", "a.pth", "--name", "detco"], "choose another"),
     (["--checkpoint", "absent.pth", "--name", "mine"], "absent.pth: no such file"),
     (["--method", "detco", "--limit", "0"], "--limit 0"),
-    (["--method", "detco", "--schedule", "9x", "--dry-run"], "unknown schedule '9x'"),
+    (["--method", "detco", "--schedule", "9x", "--scale", "paper"],
+     "--schedule 9x: at the paper scale coco_maskrcnn_c4 can run 12k, 1x, 2x"),
+    (["--method", "detco", "--schedule", "1x"], "--schedule 1x: at the mini scale coco_maskrcnn_c4 can run mini"),
+    (["--method", "detco", "--share", "5"], "--share 5: at the mini scale coco_maskrcnn_c4 can run mini"),
+    (["--method", "detco", "--share", "1", "--task", "coco_semisup_maskrcnn_fpn"], "coco_semisup_maskrcnn_fpn can run 10%"),
+    (["--method", "detco", "--schedule", "1x", "--task", "knn"], "knn trains by no schedule"),
+    (["--method", "detco", "--max-per-process", "0"], "--max-per-process 0: give 1 or more"),
     (["--method", "detco", "--compare", "moco"], "did you mean moco_v2"),
     (["--method", "detco", "--scale", "small"], "scale small: no coco data"),
 ])
@@ -69,6 +77,15 @@ def test_dry_run_prints_the_resolved_configs_and_runs_nothing(tmp_path, capsys):
     out = capsys.readouterr().out
     assert '"bank_size": 65536' in out and '"iterations": 180000' in out
     assert not (tmp_path / "work").exists()
+
+
+def test_a_shortened_run_keeps_its_share_and_tasks_without_the_schedule_run_their_own():
+    words = ["--method", "detco", "--scale", "paper", "--task"]
+    plan = plans.make(run.parser().parse_args([*words, "coco_semisup_maskrcnn_fpn", "--share", "1", "--limit", "3"]))
+    assert plan.protocol("coco_semisup_maskrcnn_fpn", ()).config["schedule"] == dict(
+        iterations=3, milestones=[], share=1)
+    plan = plans.make(run.parser().parse_args([*words, "coco_maskrcnn_c4", "voc_fasterrcnn_c4", "--schedule", "12k"]))
+    assert [plan.protocol(task, ()).schedule for task in plan.tasks] == ["12k", "24k"]
 
 
 def test_every_method_and_task_resolves_at_every_scale(tmp_path):
@@ -150,6 +167,26 @@ def test_ctrl_c_stops_in_one_line_and_the_same_command_goes_on(tmp_path):
     done = call(tmp_path, *arguments, "--pretrain-only")
     assert done.returncode == 0, done.stderr
     assert "resumed" in log.read_text()
+
+
+@pytest.mark.parametrize("error, words", [
+    (RuntimeError("CUDA error: out of luck"), "RuntimeError: CUDA error: out of luck (details in "),
+    (torch.cuda.OutOfMemoryError("CUDA out of memory"), "OutOfMemoryError: CUDA out of memory (details in "),
+    (DivergedError("it diverged"), "error: it diverged\n"), (DataError("no such data"), "error: no such data\n")])
+def test_only_the_suites_own_errors_are_all_there_is_to_say(error, words, tmp_path, monkeypatch, capsys):
+    """Others leave a traceback in a file; a sweep starts their jobs again."""
+    import benchmarks.execute
+
+    def fails(plan):
+        raise error
+
+    monkeypatch.setattr(benchmarks.execute, "execute", fails)
+    assert run.main(command(tmp_path, "--method", "detco")[2:]) == 2
+    said = capsys.readouterr().err
+    assert words in said and "Traceback" not in said
+    if "details" in words:
+        [path] = (tmp_path / "work").glob("error-*.log")
+        assert "Traceback" in path.read_text()
 
 
 def test_full_disk_is_one_line(tmp_path, monkeypatch, capsys):

@@ -40,9 +40,10 @@ def test_nine_protocols_in_order_on_every_gpu(call):
 
 
 def test_under_slurm_srun_starts_a_process_a_gpu(call):
-    done, calls = call("mine.pth", "work", SLURM_JOB_ID="7", NAME="ours")
+    done, calls = call("mine.pth", "work", SLURM_JOB_ID="7", SLURM_CPUS_PER_TASK="6", NAME="ours")
     assert done.returncode == 0 and len(calls) == 9
-    assert all(line.startswith("srun --kill-on-bad-exit=1 python ") and "--name ours" in line for line in calls)
+    start = "srun --kill-on-bad-exit=1 --cpus-per-task 6 python "
+    assert all(line.startswith(start) and "--name ours" in line for line in calls)
 
 
 def test_it_ends_with_the_first_that_fails_and_refuses_what_is_not_there(call):

@@ -71,11 +71,11 @@ def test_fingerprint_holds_the_protocol_and_nothing_of_the_run(protocol):
 
 def test_total_batch_is_kept_on_any_number_of_processes(protocol, tmp_path):
     data = CocoData(tmp_path, tmp_path / "t.json", tmp_path, tmp_path / "v.json", CLASSES, "0" * 64)
-    protocol.config["data"]["total_batch"], protocol.config["data"]["max_per_process"] = 16, 4
+    protocol.config["data"]["total_batch"] = 16
     schedule = protocol.config["schedule"]
     try:
         for processes, batch, accumulation in ((1, 4, 4), (2, 4, 2), (8, 2, 1)):
-            config = harness.runner_config(protocol, data, 0, 0, processes)
+            config = harness.runner_config(protocol, data, 0, 0, processes, max_per_process=4)
             assert config["train_dataloader"]["batch_size"] == batch
             assert config["optim_wrapper"]["accumulative_counts"] == accumulation
             assert batch * accumulation * processes == 16
@@ -85,9 +85,10 @@ def test_total_batch_is_kept_on_any_number_of_processes(protocol, tmp_path):
             assert kinds == (processes > 1)
         with pytest.raises(ValueError, match="does not divide"):
             harness.runner_config(protocol, data, 0, 0, 3)
+        with pytest.raises(ValueError, match="16 images cannot be taken in 6 equal parts"):
+            harness.runner_config(protocol, data, 0, 0, 1, max_per_process=3)
     finally:
         protocol.config["data"]["total_batch"] = 2
-        del protocol.config["data"]["max_per_process"]
 
 
 def _truth(tmp_path):
