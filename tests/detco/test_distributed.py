@@ -25,6 +25,7 @@ def _worker(rank, ranks, store, job, out):
 
 
 def run_ranks(job, ranks, tmp_path):
+    tmp_path.mkdir(exist_ok=True)
     out = tmp_path / "out"
     multiprocessing.start_processes(_worker, (ranks, tmp_path / "store", job, out), ranks, start_method="spawn")
     return [torch.load(f"{out}.{rank}") for rank in range(ranks)]
@@ -79,12 +80,17 @@ def test_ranks_with_parts_of_a_batch_equal_one_rank_with_the_whole_under_sync_bn
             assert torch.equal(keys, results[0][1][name])
 
 
-def _pretrain(folder, rank, ranks):
-    """A run of 7 steps on each rank, whole and in two sessions; this rank's weights, banks and twin of both."""
+def _pool(rank):
+    """Twenty images of two classes, on a process that believes torchrun started it."""
+    os.environ["LOCAL_RANK"] = str(rank)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (20, 3, 40, 40), dtype=torch.uint8, generator=generator)
-    pool = MemoryPool(images, torch.zeros(20, dtype=torch.long), ["a"], "f" * 64)
-    os.environ["LOCAL_RANK"] = str(rank)  # as torchrun does
+    return MemoryPool(images, torch.arange(20) % 2, ["a", "b"], "f" * 64)
+
+
+def _pretrain(folder, rank, ranks):
+    """A run of 7 steps on each rank, whole and in two sessions; this rank's weights, banks and twin of both."""
+    pool = _pool(rank)
     built, build = [], engine.build
     engine.build = lambda *args: built.append(build(*args)) or built[-1]
     settings = make_config("detco")
@@ -108,6 +114,40 @@ def test_ranks_train_one_network_and_resume_bit_identically(ranks, tmp_path):
     saved = checkpoint.load(tmp_path / "whole" / "checkpoint.safetensors")
     assert saved.metadata["budget"]["images"] == 7 * 6
     assert torch.equal(saved.state["conv1.weight"], first["encoder.backbone.conv1.weight"])
+
+
+def _accumulated(folder, rank, ranks):
+    """A run whose batch of 8 goes through in four parts, over ranks and one after the other."""
+    settings = make_config("supervised", **{"schedule.batch": 8, "optimizer.lr": 0.01})
+    settings["schedule"]["accumulation"] = 4 // ranks
+    engine.pretrain(settings, _pool(rank), folder / str(ranks))
+
+
+def test_parts_of_a_batch_are_alike_on_ranks_and_one_after_the_other(tmp_path):
+    for ranks in (1, 2):
+        run_ranks(partial(_accumulated, tmp_path), ranks, tmp_path / f"{ranks} ranks")
+    one, two = (checkpoint.load(tmp_path / n / "checkpoint.safetensors").state for n in "12")
+    for name, weight in one.items():
+        if "running" not in name:  # a rank's own
+            torch.testing.assert_close(two[name], weight, rtol=1e-3, atol=1e-4)
+
+
+def _first_session(folder, rank, ranks):
+    with stopped_in_step(5):
+        engine.pretrain(make_config("detco"), _pool(rank), folder)
+
+
+def _second_session(folder, rank, ranks):
+    engine.pretrain(make_config("detco"), _pool(rank), folder)
+
+
+def test_another_number_of_ranks_goes_on_where_the_first_stopped_and_says_what_changes(tmp_path, capfd):
+    run_ranks(partial(_first_session, tmp_path / "run"), 2, tmp_path / "first")
+    capfd.readouterr()
+    run_ranks(partial(_second_session, tmp_path / "run"), 1, tmp_path / "second")
+    said = " ".join(capfd.readouterr().out.split())
+    assert "resumed with 1 process after 2: batches, their order and the schedule stay" in said
+    assert checkpoint.load(tmp_path / "run" / "checkpoint.safetensors").metadata["budget"]["images"] == 7 * 6
 
 
 def _shuffle(rank, ranks):
