@@ -65,13 +65,19 @@ class Plan:
         changes = self.scale_config["tasks"].get(task, {})
         return changes.get("schedules", load_task(task).get("schedules", {}))
 
+    def asked(self, task: str) -> dict[str, Any]:
+        """Of "share" and "schedule" what was asked for, None where the task has no such schedule at this scale."""
+        share, schedule, known = self.arguments.share, self.arguments.schedule, self.schedules(task)
+        return dict(share=share if f"{share}%" in known else None, schedule=schedule if schedule in known else None)
+
     def schedule(self, task: str) -> str | None:
         """The one asked for of a task's schedules: --share's, else --schedule's. None where it has neither."""
-        known = self.schedules(task)
-        return next((name for name in (f"{self.arguments.share}%", self.arguments.schedule) if name in known), None)
+        asked = self.asked(task)
+        return f"{asked['share']}%" if asked["share"] else asked["schedule"]
 
     def protocol(self, task: str, classes: tuple[str, ...]):
-        """A task resolved for this scale and a data set's classes (`benchmarks.transfer.Protocol`)."""
+        """A task resolved for this scale and a data set's classes: a `benchmarks.transfer.Protocol`. Raises ValueError
+        for a task that the scale does not define."""
         from benchmarks.transfer import protocol_of
 
         schedule = None if self.arguments.limit else self.schedule(task)
@@ -105,7 +111,8 @@ def make(arguments: argparse.Namespace) -> Plan:
         raise ValueError(f"--name {arguments.name}: a method of this suite has that name; choose another")
     if not methods and not arguments.checkpoint:
         raise ValueError(f"nothing to run: give --method ({', '.join(METHODS)}, all) or --checkpoint FILE --name NAME")
-    for option, least in (("limit", 1), ("accumulation", 1), ("max_per_process", 1), ("job_cpus", 1), ("job_gpus", 0), ("retries", 0)):
+    for option, least in (("limit", 1), ("accumulation", 1), ("max_per_process", 1), ("job_cpus", 1), ("job_gpus", 0),
+                          ("retries", 0)):
         if (value := getattr(arguments, option)) is not None and value < least:
             raise ValueError(f"--{option.replace('_', '-')} {value}: give {least} or more")
     if arguments.schedule and arguments.limit:
@@ -150,8 +157,8 @@ def _choose(found: dict[str, datasets.Found], data_root: Path) -> tuple[str, str
 
 
 def headline(path: Path) -> str:
-    """First line of a config's `preamble`."""
-    return preamble(path).splitlines()[0]
+    """First line of a config's `preamble`, empty without one."""
+    return next(iter(preamble(path).splitlines()), "")
 
 
 def preamble(path: Path) -> str:

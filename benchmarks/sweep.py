@@ -5,6 +5,7 @@ cluster see the same folders: data, work folder and results are named by path.
 """
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -41,7 +42,7 @@ def flags(arguments: argparse.Namespace) -> list[str]:
 def jobs(plan: Plan) -> tuple[dict[str, list[str]], dict[str, tuple[list[str], str | None]]]:
     """Name -> command line of every pretraining; name -> command line and pretraining of every row."""
     common = vars(plan.arguments) | dict(
-        scale=plan.scale, executor="local", report=False, compare=None, task=None, seed=None, schedule=None,
+        scale=plan.scale, executor="local", report=False, compare=None, task=None, seed=None, schedule=None, share=None,
         data_root=plan.arguments.data_root.resolve(), work_dir=plan.arguments.work_dir.resolve(),
         results=plan.arguments.results.resolve())
     if common["checkpoint"]:
@@ -53,8 +54,8 @@ def jobs(plan: Plan) -> tuple[dict[str, list[str]], dict[str, tuple[list[str], s
     defaults = dict(task=parser().get_default("task"), seed=parser().get_default("seed"))
     first = {method: command(method=[method], pretrain_only=True, **defaults) for method in plan.methods}
     rows = {f"{row}-{task}-seed{seed}": (
-                command(method=[row] if row in first else [], task=[task], seed=[seed], schedule=plan.schedule(task),
-                        share=None, resume=True), row if row in first else None)  # the pretraining is there
+                command(method=[row] if row in first else [], task=[task], seed=[seed], **plan.asked(task),
+                        resume=True), row if row in first else None)  # the pretraining is there
             for task in plan.tasks if not plan.arguments.pretrain_only
             for row in (plan.methods or [plan.arguments.name]) for seed in plan.arguments.seed}
     return first, rows
@@ -83,22 +84,24 @@ def run_until_done(name: str, command: list[str], log: Path, gpus: int, retries:
 
 
 def run_job(command: list[str], log: Path, gpus: int) -> None:
-    """Run one command line of run.py, its output added to a log. Raises SweepError where it fails."""
+    """Run one command line of run.py, its output added to a log in a folder that is there. Raises SweepError where it
+    fails, RefusedError where it said why."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={gpus}"] if gpus > 1 else []
     before = len(log.read_text()) if log.exists() else 0
     with open(log, "a") as file:
         process = subprocess.Popen([sys.executable, *launcher, "-m", "benchmarks.run", *command],
-                                   stdout=file, stderr=subprocess.STDOUT,
+                                   stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
                                    env=os.environ | ({} if gpus else {"CUDA_VISIBLE_DEVICES": ""}))
         try:
             while process.poll() is None:  # a wait without end would not hear that the sweep was stopped
                 time.sleep(0.2)
         except BaseException:
-            process.terminate()  # it keeps what it has, as after Ctrl-C
             try:
+                process.terminate()  # it keeps what it has, as after Ctrl-C
                 process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:  # it waits for another rank
-                process.kill()
+            finally:
+                if process.poll() is None:  # it waits for another rank, or will not hear
+                    os.killpg(process.pid, signal.SIGKILL)
             raise
     if process.returncode:
         output = log.read_text()[before:].strip().splitlines()
@@ -157,7 +160,7 @@ def sweep(plan: Plan) -> None:
     except KeyboardInterrupt:
         for job in waiting:
             ray.cancel(job)
-        ray.wait(list(waiting), num_returns=len(waiting), timeout=60)
+        ray.wait(list(waiting), num_returns=len(waiting), timeout=PATIENCE + 15)
         raise
     finally:
         ray.shutdown()

@@ -1,7 +1,9 @@
 """A plan as jobs: each job's command line parses back to what it shall run; Ray runs them all."""
 import _thread
+import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -31,9 +33,17 @@ def test_every_job_is_a_command_line_of_its_own(tmp_path):
     job = run.parser().parse_args(command)
     assert needs == "moco_v2" and job.resume and not job.report and job.executor == "local" and job.compare is None
     assert (job.method, job.task, job.seed) == (["moco_v2"], ["coco_semisup_retinanet_fpn"], [3])
-    assert (job.scale, job.schedule, job.work_dir) == ("mini", "10%", tmp_path / "work")
+    assert (job.scale, job.share, job.schedule, job.work_dir) == ("mini", 10, None, tmp_path / "work")
     assert run.parser().parse_args(rows["random_init-knn-seed0"][0]).schedule is None
     assert plans.make(job).schedule("coco_semisup_retinanet_fpn") == "10%"
+
+
+def test_a_shortened_sweep_hands_each_task_the_share_it_knows(tmp_path):
+    plan = plan_of(tmp_path, "--method", "random_init", "--task", "knn", "coco_semisup_retinanet_fpn", "--share", 10,
+                   "--limit", 2)
+    for words in [command for command, _ in sweep.jobs(plan)[1].values()]:
+        job = plans.make(run.parser().parse_args(words))
+        assert job.arguments.share == (10 if job.tasks != ["knn"] else None) and job.arguments.schedule is None
 
 
 def test_a_row_of_ones_own_needs_no_pretraining(tmp_path):
@@ -61,6 +71,28 @@ def test_a_stopped_sweep_stops_its_jobs(tmp_path):
         sweep.run_job([*folders(tmp_path), "--method", "detco"], tmp_path / "job.log", 0)
     STOP.clear()  # set where an earlier test left the command's signal handler
     assert time.monotonic() - start < 60  # the job takes minutes
+
+
+def test_a_job_that_will_not_end_is_killed_with_its_ranks(tmp_path, monkeypatch):
+    deaf = tmp_path / "python"
+    deaf.write_text(f"#!/bin/sh\ntrap '' TERM\nsleep 300 &\necho $! > {tmp_path}/rank\nwait\nwait\n")
+    deaf.chmod(0o755)
+    monkeypatch.setattr(sweep.sys, "executable", str(deaf))
+    monkeypatch.setattr(sweep, "PATIENCE", 1)
+    threading.Timer(1, _thread.interrupt_main).start()
+    with pytest.raises((KeyboardInterrupt, subprocess.TimeoutExpired)):
+        sweep.run_job([], tmp_path / "job.log", 0)
+    STOP.clear()
+    rank, deadline = int((tmp_path / "rank").read_text()), time.monotonic() + 10
+    while _runs(rank) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _runs(rank)
+
+
+def _runs(process):
+    """Whether a process is there and no zombie."""
+    status = Path(f"/proc/{process}/stat")
+    return status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
 def test_a_job_that_dies_goes_on_and_one_that_refuses_is_not_started_again(tmp_path, monkeypatch):
