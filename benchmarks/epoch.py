@@ -10,6 +10,7 @@ IMAGES = 1_281_167  # ILSVRC 2012's training images
 BATCH, GPUS, CORES = 256, 8, 12  # the paper's total batch; processes; loader workers of each
 FABRIC = {"NVLink, 100 GB/s": 100e9, "network, 200 Gbit/s": 25e9}  # assumed: bytes a second a GPU sends
 BUS = 20e9  # assumed: bytes a second from pinned memory to a GPU, PCIe 4.0 x16
+DISK = 1e9  # assumed: bytes a second that a state is written with
 METHODS = ("detco", "moco_v2")
 STEP = dict(arch="resnet50", batch=BATCH // GPUS, bank=65536)  # settings under which a step is the paper's
 
@@ -17,7 +18,8 @@ STEP = dict(arch="resnet50", batch=BATCH // GPUS, bank=65536)  # settings under 
 @cache
 def counts(name: str) -> dict[str, int]:
     """Bytes a GPU sends or receives in a step of the paper's configuration: "gradients" (a ring's all-reduce),
-    "views" (shuffle-BN's images to the ranks that encode them), "keys" (to every rank), "crops" (from the host)."""
+    "views" (shuffle-BN's images to the ranks that encode them), "keys" (to every rank), "crops" (from the host); and of
+    a "state" to resume from: weights, twin, banks and the optimiser's momenta."""
     method = engine.build(config.load(config.CONFIGS / "pretrain" / f"{name}.py"), 1)
     away, own = (GPUS - 1) / GPUS, BATCH // GPUS
     specs = method.view_specs
@@ -27,6 +29,7 @@ def counts(name: str) -> dict[str, int]:
         gradients=round(2 * away * parameters * 4),
         views=round(away * own * 12 * sum(view.pixels for key, view in specs.items() if key.endswith("_k"))),
         keys=round(away * BATCH * 4 * sum(bank.keys.shape[1] for bank in banks)),
+        state=4 * (parameters + sum(value.numel() for value in method.state_dict().values())),
         crops=own * 3 * sum(view.size**2 for view in specs.values()))
 
 
@@ -49,6 +52,11 @@ def page(machines: list[dict]) -> str:
                        *(f"{1e3 * wire(sent[m], speed):.1f}" for m in METHODS)) for fabric, speed in FABRIC.items()]
                      + [(f"crops over a bus of {BUS / 1e9:.0f} GB/s",
                          *(f"{1e3 * sent[m]['crops'] / BUS:.1f}" for m in METHODS))]),
+             f"A state to resume from is written every {engine.save_every(10**9):,} steps, "
+             + " and ".join(f"{sent[m]['state'] / 1e9:.1f} GB ({m})" for m in METHODS)
+             + f": at an assumed {DISK / 1e9:.0f} GB a second "
+             + " and ".join(f"{1e3 * sent[m]['state'] / DISK / engine.save_every(10**9):.1f}" for m in METHODS)
+             + " ms a step, not counted below.", "",
              "The gradients travel while the backward pass goes on: what traffic adds to a step lies between nothing "
              "and these. Crops are copied from pinned memory on the stream that computes; one of their own would save "
              "the last line at most, so there is none.", "", "## Measured, and what follows", ""]
@@ -72,12 +80,14 @@ def _epoch(figures: dict, sent: dict, steps: int) -> list[str]:
     """A machine's section; nothing without the figures of the paper's step."""
     if "step" not in figures or any(figures["step"]["settings"][name] != value for name, value in STEP.items()):
         return []
-    rows = {row["method"]: row for row in figures["step"]["rows"]}  # the last precision of each is the fastest
+    # The last precision is the fastest of those that run without being asked for.
+    rows = {row["method"]: row for row in figures["step"]["rows"] if "compiled" not in row["precision"]}
     images = BATCH // GPUS
     step = {m: images / rows[m]["images a second"] for m in METHODS}
     step = {m: step[m] + sent[m]["crops"] / BUS for m in METHODS}
     slowest = {m: step[m] + wire(sent[m], min(FABRIC.values())) for m in METHODS}
-    table = [(f"step of {images} images, views drawn, crops copied, ms", *(f"{1e3 * step[m]:,.0f}" for m in METHODS)),
+    table = [("precision", *(rows[m]["precision"] for m in METHODS)),
+             (f"step of {images} images, views drawn, crops copied, ms", *(f"{1e3 * step[m]:,.0f}" for m in METHODS)),
              ("images a second, eight devices", *(f"{GPUS * images / step[m]:,.0f}" for m in METHODS)),
              *((what, *(f"{steps * step[m] / unit:{form}} to {steps * slowest[m] / unit:{form}}" for m in METHODS))
                for what, unit, form in (("an epoch, minutes", 60, ",.0f"), ("200 epochs, days", 86400 / 200, ",.1f")))]
