@@ -14,6 +14,7 @@ from detco.console import STOP, stop
 # meant (detco.runner). torch reads this when it is first imported.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # likewise: each profiled step would be told of
+NOT_THERE = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 ROOMS = ("detco", "baselines", "benchmarks", "leaderboard")
 FULL = "the disk is full; what was computed is kept: free some space and run the same command again"
 
@@ -30,12 +31,12 @@ def ended(job: Callable[[], int], folder: Path) -> int:
     try:
         return job()
     except KeyboardInterrupt:
-        print("\nstopped; nothing computed is lost: the same command goes on from here", file=sys.stderr)
+        print("\nstopped; the same command goes on from what was saved", file=sys.stderr)
         return 130
     except Exception as error:  # noqa: BLE001 - users see one line, developers the file
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
             return _fail(FULL)
-        if isinstance(error, OSError) or isinstance(error, (ValueError, RuntimeError)) and _is_ours(error):
+        if isinstance(error, NOT_THERE) or isinstance(error, (ValueError, RuntimeError)) and _is_ours(error):
             return _fail(str(error))
         return _unforeseen(error, folder)
 

@@ -313,13 +313,13 @@ def check_source(scale: str, source: str, images: Path, annotations: Path) -> tu
     """Check one split of a source of transfer data; its categories' names.
 
     Raises DataError for whatever `check_coco` finds, for keypoints that cannot be used where persons are the source,
-    and where the number of categories is not the source's.
+    and where the number of categories is not the source's (what the mini scale draws has any).
     """
     classes = check_coco(images, annotations, keypoints=source == "person")
     expected = CLASS_COUNTS.get(scale, {}).get(source, len(classes))
     if len(classes) != expected:
-        raise DataError(f"{annotations}: {len(classes)} categories, where {source} at the {scale} scale has {expected}; "
-                        "a task's heads and its published figures are of those: give the set's own annotations")
+        raise DataError(f"{annotations}: its categories are {len(classes)}, those of {source} at the {scale} scale "
+                        f"{expected}: a task's heads and published figures are of these; give the set's own")
     return classes
 
 

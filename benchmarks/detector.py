@@ -95,10 +95,8 @@ def runner_config(protocol: Protocol, data: CocoData, seed: int, workers: int, w
     if total % world_size:
         raise ValueError(f"{protocol.task}: a total batch of {total} does not divide among {world_size} processes")
     per_process = total // world_size
-    accumulate = -(-per_process // (max_per_process or per_process))
-    if per_process % accumulate:
-        raise ValueError(f"{protocol.task}: a process's {per_process} images cannot be taken in {accumulate} equal parts; "
-                         "choose another --max-per-process")
+    accumulate = next(n for n in range(1, per_process + 1)
+                      if per_process % n == 0 and per_process // n <= (max_per_process or per_process))
     iterations = schedule["iterations"] * accumulate
     dataset = dict(type=config["data"]["dataset"], metainfo=dict(classes=tuple(data.classes)), backend_args=None)
     train = dict(ann_file=str(data.train_annotations), data_prefix=dict(img=f"{data.train_images}/"),

@@ -18,7 +18,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 if [ -n "${SLURM_JOB_ID:-}" ]; then
     # srun has not taken the job's --cpus-per-task by itself since Slurm 22.05.
-    launch=(srun --kill-on-bad-exit=1 --cpus-per-task "${SLURM_CPUS_PER_TASK:-1}" python)
+    launch=(srun --kill-on-bad-exit=1 ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} python)
 else
     gpus=${GPUS:-$(python -c 'import torch; print(max(1, torch.cuda.device_count()))')}
     launch=(python -m torch.distributed.run --standalone --nproc_per_node "$gpus")

@@ -135,7 +135,10 @@ def own_checkpoint(plan: Plan) -> Path:
 def transferred(arguments: argparse.Namespace, protocol: Protocol, data: datasets.CocoData | Pools, name: str,
                 checkpoint: Path, seed: int) -> dict:
     """The record of one row, run unless the work folder holds it already; filed in the leaderboard."""
-    key = digest([protocol.fingerprint, data.fingerprint, sha256(checkpoint), arguments.no_load, arguments.limit])
+    # States count parts of a batch: those of another number of them are no states of this run.
+    parts = [arguments.max_per_process, dist.get_world_size()] if arguments.max_per_process else []
+    key = digest([protocol.fingerprint, data.fingerprint, sha256(checkpoint), arguments.no_load, arguments.limit,
+                  *parts])
     work_dir = arguments.work_dir / "transfer" / protocol.scale / protocol.task / f"{name}-seed{seed}-{key[:12]}"
     stored = work_dir / "result.json"
     if stored.is_file() and not arguments.force:

@@ -15,7 +15,7 @@ from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, Keypoi
 from torchvision.models.detection.roi_heads import keypointrcnn_inference, keypointrcnn_loss
 
 from benchmarks import heads  # noqa: F401 - mmcv's operators, before mmdet
-from benchmarks.data import check_keypoints
+from benchmarks.data import KEYPOINTS, check_keypoints
 from detco.files import replacing
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs
@@ -45,7 +45,7 @@ class KeypointDataset(CocoDataset):
         info = super().parse_data_info(raw_data_info | {"raw_ann_info": []})
         for annotation in annotations:  # one by one: mmdet drops flat boxes and does not say which
             for instance in super().parse_data_info(raw_data_info | {"raw_ann_info": [annotation]})["instances"]:
-                instance["keypoints"] = np.float32(annotation["keypoints"]).reshape(len(NAMES), 3) + _HALF
+                instance["keypoints"] = np.float32(annotation["keypoints"]).reshape(KEYPOINTS, 3) + _HALF
                 info["instances"].append(instance)
         return info
 
@@ -64,7 +64,7 @@ class LoadKeypointAnnotations(LoadAnnotations):
     def transform(self, results: dict) -> dict:
         results = super().transform(results)
         keypoints = [instance["keypoints"] for instance in results["instances"]]
-        results["gt_keypoints"] = np.float32(keypoints).reshape(-1, len(NAMES), 3)
+        results["gt_keypoints"] = np.float32(keypoints).reshape(-1, KEYPOINTS, 3)
         results["gt_instances_ids"] = np.arange(len(keypoints))
         return results
 
@@ -114,7 +114,7 @@ class KeypointRCNNHead(BaseModule):
     def __init__(self, in_channels: int, channels: int = 512, num_convs: int = 8):
         super().__init__()
         self.convs = KeypointRCNNHeads(in_channels, [channels] * num_convs)
-        self.predictor = KeypointRCNNPredictor(channels, len(NAMES))
+        self.predictor = KeypointRCNNPredictor(channels, KEYPOINTS)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.predictor(self.convs(features))

@@ -54,8 +54,8 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--accumulation", type=int, default=1, metavar="N",
                      help="pretraining: take a process's batch through the networks in N parts, for less memory")
     how.add_argument("--max-per-process", type=int, metavar="N",
-                     help="detectors: take a process's share of the batch through in parts of N images at most, for less "
-                          "memory (batch norm sees the parts)")
+                     help="detectors: take a process's share of the batch in equal parts of N images at most, for less "
+                          "memory; batch norm sees the parts")
     how.add_argument("--compile", action="store_true",
                      help="pretraining: torch.compile the backbones; minutes at the start, needs a C++ compiler")
     how.add_argument("--report", action=argparse.BooleanOptionalAction, default=True,

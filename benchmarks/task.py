@@ -54,10 +54,10 @@ def resolve(task_cfg: dict, arch: str, num_classes: int, overrides: dict[str, An
     depth, data = int(arch.removeprefix("resnet")), task_cfg["data"]
     width = 64 if depth < 50 else 256
     values = {**data, "depth": depth, "num_classes": num_classes} | {f"c{i + 2}": width << i for i in range(4)}
-    for name, sides, longest in (("train_scales", "short_sides", data.get("max_side")),
-                                 ("crop_scales", "crop_sides", UNBOUNDED)):
-        if sides in data:
-            values[name] = [(longest, side) for side in data[sides]]
+    if "short_sides" in data:
+        values["train_scales"] = [(data["max_side"], side) for side in data["short_sides"]]
+    if "crop_sides" in data:
+        values["crop_scales"] = [(UNBOUNDED, side) for side in data["crop_sides"]]
     if "test_short_side" in data:
         values["test_scale"] = (data["test_max_side"], data["test_short_side"])
     return ConfigDict(_fill(task_cfg, values))

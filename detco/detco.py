@@ -99,7 +99,7 @@ class DetCo(Method):
     def loss(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms, "loss_c5_g2g" and so on: L = sum_s w_s (g2g + l2l + g2l) (section 3.2)."""
         if self.permute:
-            for name in ("local_q", "local_k"):
+            for name in (name for name in views if name.startswith("local")):
                 order = torch.rand(views[name].shape[:2], generator=self.generator(f"permute {name}")).argsort(1)
                 order = order[:, :, None, None, None].to(views[name].device, non_blocking=True)
                 views[name] = views[name].take_along_dim(order, 1)

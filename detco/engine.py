@@ -210,9 +210,9 @@ def steps_of(config: dict, images: int) -> int:
 
 
 def save_every(steps: int) -> int:
-    """Steps between the states a run is resumed from: a tenth of the run, 5000 at most, an epoch of ImageNet. The other
-    ranks wait while rank 0 writes DetCo's 1.2 GB."""
-    return max(1, min(steps // 10, 5000))
+    """Steps between the states a run is resumed from: a tenth of the run, 2000 at most. The other ranks wait while
+    rank 0 writes one, for DetCo 1.2 GB."""
+    return max(1, min(steps // 10, 2000))
 
 
 def identity(config: dict, fingerprint: str, seed: int) -> str:
@@ -232,7 +232,7 @@ def build(config: dict, num_classes: int) -> Method:
 
 
 def compile_backbones(method: Method) -> None:
-    """Compile every backbone of a method, the twin's too, when it is first used; each kind of view has its own graph."""
+    """Compile every backbone of a method, the twin's too, when it is first used; a graph for each kind of view."""
     for module in method.modules():
         if isinstance(module, ResNetLevels):
             module.compile(dynamic=False)
@@ -257,13 +257,16 @@ def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: 
     """
     work_dir = Path(work_dir)
     final = work_dir / "checkpoint.safetensors"
+    finished = [False]
     if dist.is_main_process():
         if not resume:
             shutil.rmtree(work_dir, ignore_errors=True)
-        with replacing(work_dir / "config.json") as temporary:
-            temporary.write_text(json.dumps(config, indent=1, sort_keys=True))
-    dist.barrier()
-    if final.is_file():
+        finished = [final.is_file()]
+        if not finished[0]:
+            with replacing(work_dir / "config.json") as temporary:
+                temporary.write_text(json.dumps(config, indent=1, sort_keys=True))
+    dist.broadcast_object_list(finished)  # file systems show a file to one node before the other
+    if finished[0]:
         return final
     torch.manual_seed(seed)
     method = build(config, len(pool.classes))
@@ -289,14 +292,15 @@ def _train(method, pool, config, steps, work_dir, seed, resume, tensorboard) -> 
     """Run the Runner; seconds spent in training, earlier sessions of the run counted in."""
     runner = runner_of(method, pool, config, steps, work_dir, seed, f"pretrain {config['method']['type']}", resume,
                        tensorboard)
-    runner.train()
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True):  # every step has the same sizes; detectors' have not
+        runner.train()
     return runner.message_hub.get_info("train_seconds")
 
 
 def runner_of(method: Method, pool: MemoryPool | FolderPool, config: dict, steps: int, work_dir: Path, seed: int,
               label: str, resume: bool = True, tensorboard: bool = False) -> Runner:
-    """The Runner that trains `method` on `pool` for `steps`; `config` holds schedule, optimizer, amp, workers
-    and max_broken."""
+    """The Runner that trains `method` on `pool` for `steps`; `config` holds schedule, optimizer, amp, workers,
+    max_broken and, where the backbones shall be compiled, compile."""
     device = torch.device(get_device())
     schedule = config["schedule"]
     accumulation = schedule.get("accumulation", 1)
@@ -327,7 +331,7 @@ def runner_of(method: Method, pool: MemoryPool | FolderPool, config: dict, steps
                             max_keep_ckpts=2, save_last=True)),
         custom_hooks=hooks, label=label,
         log_processor=dict(by_epoch=False), visualizer=dict(type="Visualizer", vis_backends=backends),
-        resume=resume, randomness=dict(seed=seed), env_cfg=dict(cudnn_benchmark=True),
+        resume=resume, randomness=dict(seed=seed),
         experiment_name=f"{label}-{work_dir.name}", default_scope="mmengine")
 
 

@@ -28,20 +28,11 @@ class DivergedError(RuntimeError):
     """The loss is no longer finite."""
 
 
-class DamagedStateError(RuntimeError):
-    """A state to resume from that cannot be read."""
-
-
 @CheckpointLoader.register_scheme(prefixes=OWN)
 def _load_own(filename, map_location):
     """The run's own state holds mmengine's message hub, which torch's tensors-only loader refuses. Foreign
     files never come this way: only `Runner.load_or_resume` makes such names, from the run's own folder."""
-    try:
-        return torch.load(filename.removeprefix(OWN), map_location=map_location, weights_only=False)
-    except Exception as error:  # a file cut short or overwritten raises nearly anything, by where it was hit
-        if isinstance(error, MemoryError) or isinstance(error, OSError) and error.errno != errno.EINVAL:
-            raise
-        raise DamagedStateError((str(error).splitlines() or [type(error).__name__])[0]) from None
+    return torch.load(filename.removeprefix(OWN), map_location=map_location, weights_only=False)
 
 
 def states_of(work_dir: Path) -> list[Path]:
@@ -116,9 +107,14 @@ class Runner(_Runner):
             try:
                 _load_own(f"{OWN}{state}", "cpu")
                 return str(state)
-            except DamagedStateError as error:
+            except (MemoryError, ImportError):  # the file may well be whole
+                raise
+            except Exception as error:  # one cut short or overwritten raises nearly anything, by where it was hit
+                if isinstance(error, OSError) and error.errno != errno.EINVAL:
+                    raise
+                why = (str(error).splitlines() or [type(error).__name__])[0]
                 then = "going on from the state before it" if before else "no other is left: starting over"
-                say(f"{state}: cannot be read ({error}); {then}")
+                say(f"{state}: cannot be read ({why}); {then}")
         return None
 
     def diverged(self, what: str) -> DivergedError:

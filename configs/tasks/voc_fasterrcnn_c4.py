@@ -1,6 +1,6 @@
 # Faster R-CNN with C4 features on VOC07+12 trainval, tested on VOC07 test: MoCo's protocol (arXiv 1911.05722, table 2).
-# AP, AP50 and AP75 are COCO's, over 101 recall points. The published ones are detectron2's for VOC07, over 11 points and
-# ten IoU thresholds: close, not the same scale.
+# AP, AP50 and AP75 are COCO's, over 101 recall points. The published ones are detectron2's for VOC07, over 11 points:
+# close, not the same scale.
 _base_ = ['./coco_maskrcnn_c4.py']
 
 task = dict(

@@ -51,7 +51,8 @@ def coco_file(numbers, kind="instances"):
     box = dict(category_id=1, bbox=[1, 1, 8, 8], area=64, iscrowd=0, segmentation=[[1, 1, 9, 1, 9, 9]])
     return json.dumps(dict(
         images=[dict(id=i, file_name=f"{i}.jpg", width=32, height=24) for i in numbers],
-        categories=[dict(id=i, name=f"kind {i}" if i > 1 else "person") for i in range(1, 81 if kind == "instances" else 2)],
+        categories=[dict(id=i + 1, name=f"kind {i}" if i else "person")
+                    for i in range(80 if kind == "instances" else 1)],
         annotations=[dict(id=i, image_id=i, keypoints=[4, 4, 2] * 17, num_keypoints=17) | box for i in numbers]))
 
 
@@ -215,8 +216,9 @@ def test_what_is_truncated_is_named_and_not_recorded(coco, root, capsys, name, w
 
 def test_another_category_list_is_refused(coco, root, capsys):
     put(coco / "annotations/instances_val2017.json", coco_file((3, ), "persons"))
-    refused(capsys, run(root, "coco", "--coco", coco), "instances_val2017.json: 1 categories, where coco at the paper")
-    with pytest.raises(DataError, match="instances_val2017.json: 1 categories, where coco .* has 80"):
+    refused(capsys, run(root, "coco", "--coco", coco),
+            "instances_val2017.json: its categories are 1, those of coco at the paper scale 80")
+    with pytest.raises(DataError, match="instances_val2017.json: its categories are 1, those of coco"):
         coco_for("paper", "coco", root)
 
 

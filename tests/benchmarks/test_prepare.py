@@ -230,7 +230,7 @@ def test_a_stop_leaves_no_half_file(archives, definition, tmp_path, monkeypatch,
         else:
             patch.setattr(prepare.Archives, {"photos": "photo"}.get(stage, stage), stop)
         assert run(root, definition, "--from-archives", archives) == 130
-    assert "goes on from here" in capsys.readouterr().err
+    assert "goes on from what was saved" in capsys.readouterr().err
     assert not [p for p in root.rglob(".*")] and not (root / "small" / "coco" / "annotations").exists()
     assert (root / "small" / "pool.safetensors").exists() == (stage != "pool")
     assert run(root, definition, "--from-archives", archives) == 0

@@ -149,8 +149,8 @@ FACTS = [  # (tasks, source, key of the resolved config, value)
     (["coco_sparsercnn"], TABLE + "3x", "schedules", {"3x": dict(iterations=270_000, milestones=[210_000, 250_000])}),
     (["coco_sparsercnn"], TABLE + "multi-scale", "data.short_sides", WIDE_SIDES),
     (["coco_sparsercnn"], TABLE + "random crop", "train_pipeline.3.transforms.1.1.crop_size", (384, 600)),
-    (["coco_sparsercnn"], SPARSE + "MIN_SIZE of the crop's photos, no maximum", "train_pipeline.3.transforms.1.0.scales",
-     [(10**6, 400), (10**6, 500), (10**6, 600)]),
+    (["coco_sparsercnn"], SPARSE + "photos to crop of 400 to 600, however long",
+     "train_pipeline.3.transforms.1.0.scales", [(10**6, 400), (10**6, 500), (10**6, 600)]),
     (["coco_sparsercnn"], SPARSE + "FILTER_EMPTY_ANNOTATIONS False", "data.filter_cfg.filter_empty_gt", False),
     (["coco_sparsercnn"], SPARSE + "NUM_CLS 1, NUM_REG 3", ROI + "bbox_head.0.num_reg_fcs", 3),
     (["coco_sparsercnn"], SPARSE + "DIM_DYNAMIC 64", ROI + "bbox_head.0.dynamic_conv_cfg.feat_channels", 64),
@@ -274,8 +274,8 @@ def test_input_is_rgb_with_imagenet_statistics(built):
 
 
 def test_weight_decay_spares_normalisation_only(built):
-    """PROTOCOLS: weight decay 1e-4, 0 on normalisation layers, which Sparse R-CNN's authors did not spare; read from the
-    built optimiser."""
+    """PROTOCOLS: weight decay 1e-4, 0 on normalisation layers, which Sparse R-CNN's authors did not spare; read from
+    the built optimiser."""
     task, config, model = built
     groups = build_optim_wrapper(model, dict(type="OptimWrapper", **config.optimizer)).optimizer.param_groups
     decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}

@@ -42,7 +42,7 @@ def test_nine_protocols_in_order_on_every_gpu(call):
 def test_under_slurm_srun_starts_a_process_a_gpu(call):
     done, calls = call("mine.pth", "work", SLURM_JOB_ID="7", SLURM_CPUS_PER_TASK="6", NAME="ours")
     assert done.returncode == 0 and len(calls) == 9
-    start = "srun --kill-on-bad-exit=1 --cpus-per-task 6 python "
+    start = "srun --kill-on-bad-exit=1 --cpus-per-task=6 python "
     assert all(line.startswith(start) and "--name ours" in line for line in calls)
 
 

@@ -65,7 +65,7 @@ def test_fused_loss_is_cross_entropy_over_the_concatenated_logits(monkeypatch, c
     torch.testing.assert_close(fused.grad, naive.grad, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("temperature, dtype", [(0.025, torch.float32), (0.024, torch.float64), (0.01, torch.float64)])
+@pytest.mark.parametrize("temperature, dtype", [(0.025, torch.float32), (0.024, torch.float64), (0.003, torch.float64)])
 def test_the_coldest_temperatures_neither_overflow_nor_vanish(temperature, dtype):
     """Every key the query's opposite, the positive too; then one that is the query itself."""
     query = F.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(0)))
@@ -79,6 +79,22 @@ def test_the_coldest_temperatures_neither_overflow_nor_vanish(temperature, dtype
         assert a.dtype == dtype
         torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(fused.grad.double(), naive.grad, rtol=1e-3, atol=1e-3)
+
+
+def test_a_temperature_at_which_keys_would_vanish_is_refused():
+    with pytest.raises(ValueError, match="temperature 0.001: InfoNCE takes 0.003 or more"):
+        info_nce(*(F.normalize(torch.randn(3, 8)) for _ in range(3)), 0.001)
+
+
+def test_patches_are_permuted_whichever_terms_count():
+    for terms in (("g2g",), ("g2l",), ("g2g", "l2l", "g2l")):
+        method = detco(permute=True, terms=terms)
+        views = method.views({"images": images()})
+        before = {name: view.clone() for name, view in views.items()}
+        method.loss(views)
+        for name in (name for name in views if name.startswith("local")):
+            ours, theirs = (v[name].flatten(2).sort(1).values for v in (views, before))
+            assert torch.equal(ours, theirs) and not torch.equal(views[name], before[name])
 
 
 def test_pooled_is_the_mean_and_its_gradient_takes_no_memory():
