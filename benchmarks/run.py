@@ -24,7 +24,8 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--scale", choices=plans.SCALES,
                       help="default: paper where COCO, ImageNet and a GPU are found, else mini")
     what.add_argument("--schedule", metavar="S",
-                      help="paper scale: 12k, 1x, 2x, 3x or 24k (default: 1x, else the task's only one)")
+                      help="paper scale: 12k, 1x, 2x, 3x or 24k (default: 1x, else the task's only one); of several "
+                           "tasks, one that lacks it runs its default")
     what.add_argument("--share", type=int, choices=(1, 2, 5, 10), metavar="P",
                       help="semi-supervised tasks: percent of the training images, 1, 2, 5 or 10 (default: 10)")
     what.add_argument("--seed", nargs="+", type=int, default=[0], metavar="K", help="transfer seeds (default: 0)")
