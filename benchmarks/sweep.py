@@ -4,6 +4,7 @@ A job that dies is started again and goes on from its last state; one that refus
 cluster see the same folders: data, work folder and results are named by path.
 """
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
@@ -98,7 +99,8 @@ def run_job(command: list[str], log: Path, gpus: int) -> None:
         except BaseException:
             try:
                 process.terminate()  # it keeps what it has, as after Ctrl-C
-                process.wait(PATIENCE)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(PATIENCE)
             finally:
                 if process.poll() is None:  # it waits for another rank, or will not hear
                     os.killpg(process.pid, signal.SIGKILL)

@@ -1,6 +1,5 @@
 """A plan as jobs: each job's command line parses back to what it shall run; Ray runs them all."""
 import _thread
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -80,7 +79,7 @@ def test_a_job_that_will_not_end_is_killed_with_its_ranks(tmp_path, monkeypatch)
     monkeypatch.setattr(sweep.sys, "executable", str(deaf))
     monkeypatch.setattr(sweep, "PATIENCE", 1)
     threading.Timer(1, _thread.interrupt_main).start()
-    with pytest.raises((KeyboardInterrupt, subprocess.TimeoutExpired)):
+    with pytest.raises(KeyboardInterrupt):
         sweep.run_job([], tmp_path / "job.log", 0)
     STOP.clear()
     rank, deadline = int((tmp_path / "rank").read_text()), time.monotonic() + 10
