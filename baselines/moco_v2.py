@@ -4,11 +4,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detco.backbone import ResNetLevels, pooled
-from detco.bank import MemoryBank
-from detco.distributed import own, shuffled
+from detco.memory_bank import MemoryBank
+from detco.distributed import rank_part, shuffled
 from detco.loss import info_nce
 from detco.method import Method
-from detco.twin import MomentumTwin
+from detco.momentum_encoder import MomentumEncoder
 from detco.views import View
 
 
@@ -41,22 +41,22 @@ class MoCoV2(Method):
         self.view_specs = {"global_q": view, "global_k": view}
         self.temperature = temperature
         self.encoder = Encoder(arch, dim)
-        self.twin = MomentumTwin(self.encoder, momentum)
+        self.momentum_encoder = MomentumEncoder(self.encoder, momentum)
         self.bank = MemoryBank(bank_size, dim)
         self._pending: list[Tensor] = []  # keys of a step's parts
 
     def loss(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
         """InfoNCE of the query view against its key and the bank."""
-        [keys] = shuffled(self.twin, views["global_k"], self.generator("shuffle global_k", shared=True))
+        [keys] = shuffled(self.momentum_encoder, views["global_k"], self.generator("shuffle global_k", shared=True))
         self._pending.append(keys)
         [query] = self.encoder(views["global_q"])
-        return {"loss": info_nce(query, own(keys), self.bank.keys, self.temperature).mean()}
+        return {"loss": info_nce(query, rank_part(keys), self.bank.keys, self.temperature).mean()}
 
     def after_step(self) -> None:
-        """Every rank's keys enter the bank, and the twin follows."""
+        """Every rank's keys enter the bank, and the momentum encoder follows."""
         self.bank.enqueue(torch.cat(self._pending))
         self._pending = []
-        self.twin.update(self.encoder)
+        self.momentum_encoder.update(self.encoder)
 
     def backbone(self) -> nn.Module:
         return self.encoder.backbone

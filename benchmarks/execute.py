@@ -8,14 +8,14 @@ from typing import Any
 
 from mmengine import dist
 
-from benchmarks import data as datasets
+from benchmarks.data import sources as datasets
 from benchmarks.plan import Plan
 from benchmarks.task import load_task, source_of
 from benchmarks.transfer import Job, Protocol, kind_of, transfer
 from detco import checkpoint as checkpoints
 from detco import engine
 from detco.config import digest
-from detco.console import say
+from detco.console import log
 from detco.distributed import join
 from detco.files import sha256
 from detco.pool import FolderPool, MemoryPool
@@ -26,7 +26,7 @@ def execute(plan: Plan) -> int:
     """Run a plan; 0 when every row has its result. Raises what its parts raise, each in one line."""
     arguments = plan.arguments
     join()
-    tell(plan.note or f"scale {plan.scale}: {plan.scale_config['description']}")
+    log(plan.note or f"scale {plan.scale}: {plan.scale_config['description']}")
     for task in plan.tasks if not arguments.pretrain_only else ():
         datasets.require(plan.scale, source_of(load_task(task)), arguments.data_root)
     pool = first_on_main(lambda: load_pool(plan)) if plan.methods else None
@@ -35,12 +35,12 @@ def execute(plan: Plan) -> int:
         rows[arguments.name] = own_checkpoint(plan)
     if arguments.pretrain_only:
         for name, path in rows.items():
-            tell(f"{name}: {path}")
+            log(f"{name}: {path}")
         return 0
     for task in plan.tasks:
         data = first_on_main(lambda: data_for(plan, task))
         protocol = plan.protocol(task, data.classes)
-        tell(f"task {task}" + f", schedule {protocol.schedule}" * bool(plan.schedules(task)))
+        log(f"task {task}" + f", schedule {protocol.schedule}" * bool(plan.schedules(task)))
         records = [transferred(arguments, protocol, data, name, path, seed)
                    for name, path in rows.items() for seed in arguments.seed]
         if arguments.report and dist.is_main_process():
@@ -48,10 +48,10 @@ def execute(plan: Plan) -> int:
     return 0
 
 
-def tell(text: str) -> None:
+def log(text: str) -> None:
     """Print a line on rank 0."""
     if dist.is_main_process():
-        say(text)
+        log(text)
 
 
 def first_on_main(function: Callable):
@@ -73,7 +73,7 @@ def load_pool(plan: Plan, split: str = "train") -> MemoryPool | FolderPool:
 class Pools:
     """Labelled images to learn from and to be tested on: what the image-level protocols take.
 
-    Both parts are pools, or `benchmarks.svm.Labelled`; each has `classes` and a `fingerprint`.
+    Both parts are pools, or `benchmarks.image_level.svm.Labelled`; each has `classes` and a `fingerprint`.
     """
 
     train: Any
@@ -99,7 +99,7 @@ def data_for(plan: Plan, task: str) -> datasets.CocoData | Pools:
         return pools
     data = datasets.coco_for(plan.scale, source_of(config), root)
     if kind_of(config) == "svm":
-        from benchmarks.svm import labelled
+        from benchmarks.image_level.svm import labelled
 
         return Pools(labelled(data.train_annotations, data.train_images),
                      labelled(data.val_annotations, data.val_images))
@@ -126,8 +126,8 @@ def own_checkpoint(plan: Plan) -> Path:
     path = arguments.work_dir / "checkpoints" / f"{arguments.name}-{sha256(arguments.checkpoint)[:12]}.safetensors"
     if dist.is_main_process():
         checkpoints.save(path, loaded.state, loaded.metadata | {"method": arguments.name})
-        say(f"{arguments.checkpoint}: a {loaded.metadata['arch']}, {len(loaded.state)} tensors loaded, "
-            f"{len(loaded.ignored)} left aside (heads, twins)")
+        log(f"{arguments.checkpoint}: a {loaded.metadata['arch']}, {len(loaded.state)} tensors loaded, "
+            f"{len(loaded.ignored)} left aside (heads, momentum encoders)")
     dist.barrier()
     return path
 
@@ -142,7 +142,7 @@ def transferred(arguments: argparse.Namespace, protocol: Protocol, data: dataset
     work_dir = arguments.work_dir / "transfer" / protocol.scale / protocol.task / f"{name}-seed{seed}-{key[:12]}"
     stored = work_dir / "result.json"
     if stored.is_file() and not arguments.force:
-        tell(f"{name}, {protocol.task}, seed {seed}: reused from {stored} (--force runs it again)")
+        log(f"{name}, {protocol.task}, seed {seed}: reused from {stored} (--force runs it again)")
         result = json.loads(stored.read_text())
     else:
         if share := (protocol.config["schedule"] or {}).get("share"):
@@ -174,14 +174,14 @@ def report(plan: Plan, records: list[dict]) -> None:
         shown = [r for r in record.read_all(arguments.results)
                  if all(r[k] == first[k] for k in ("scale", "task", "task_version", "schedule"))]
     new = {r["method"] for r in records}
-    say("\n" + tables.format_rows(shown, highlight=new.pop() if len(new) == 1 else None))
+    log("\n" + tables.format_rows(shown, highlight=new.pop() if len(new) == 1 else None))
     if arguments.compare:
-        say("\n" + tables.format_comparison(shown, arguments.compare))
-    say("")
+        log("\n" + tables.format_comparison(shown, arguments.compare))
+    log("")
     if shortened:
-        say("shortened or unloaded run: kept out of the leaderboard")
+        log("shortened or unloaded run: kept out of the leaderboard")
     else:
         page = arguments.results.parent / "LEADERBOARD.md"
         record.write_text(page, build.build(arguments.results))
-        say(f"results      {arguments.results}\nleaderboard  {page}")
-    say(f"logs, checkpoints and detections  {arguments.work_dir.resolve()}")
+        log(f"results      {arguments.results}\nleaderboard  {page}")
+    log(f"logs, checkpoints and detections  {arguments.work_dir.resolve()}")

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data import CLASS_COUNTS, SOURCES
+from benchmarks.data.sources import CLASS_COUNTS, SOURCES
 from benchmarks.plan import SCALES, preamble
 from benchmarks.task import TASKS, load_task, resolve, source_of, task_names
 from detco import config

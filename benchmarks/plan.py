@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import data as datasets
+from benchmarks.data import sources as datasets
 from benchmarks.task import load_task, source_of, task_names
 from detco import config
+from detco.errors import UserError
 from detco.registry import METHODS, nearest
 
 SCALES = ("mini", "small", "paper")
@@ -41,7 +42,7 @@ class Plan:
         """The scale's dotted changes to a task, `--limit` included."""
         changes = dict(self.scale_config["tasks"].get(task, {}))
         if self.scale != "paper" and task not in self.scale_config["tasks"]:
-            raise ValueError(f"task {task}: the {self.scale} scale does not define it; "
+            raise UserError(f"task {task}: the {self.scale} scale does not define it; "
                              f"add it to configs/scales/{self.scale}.py")
         if limit := self.arguments.limit:
             config = load_task(task)
@@ -76,7 +77,7 @@ class Plan:
         return f"{asked['share']}%" if asked["share"] else asked["schedule"]
 
     def protocol(self, task: str, classes: tuple[str, ...]):
-        """A task resolved for this scale and a data set's classes: a `benchmarks.transfer.Protocol`. Raises ValueError
+        """A task resolved for this scale and a data set's classes: a `benchmarks.transfer.Protocol`. Raises UserError
         for a task that the scale does not define."""
         from benchmarks.transfer import protocol_of
 
@@ -100,23 +101,23 @@ class Plan:
 
 
 def make(arguments: argparse.Namespace) -> Plan:
-    """Resolve a command line. Raises ValueError, with the nearest names, for what does not exist."""
+    """Resolve a command line. Raises UserError, with the nearest names, for what does not exist."""
     methods = _names("method", arguments.method, list(METHODS))
     tasks = _names("task", arguments.task, task_names())
     if arguments.checkpoint and methods:
-        raise ValueError("--checkpoint is a row of its own: leave --method out, or run it separately")
+        raise UserError("--checkpoint is a row of its own: leave --method out, or run it separately")
     if arguments.checkpoint and not arguments.name:
-        raise ValueError("--checkpoint needs --name, the name of its row")
+        raise UserError("--checkpoint needs --name, the name of its row")
     if arguments.checkpoint and arguments.name in METHODS:
-        raise ValueError(f"--name {arguments.name}: a method of this suite has that name; choose another")
+        raise UserError(f"--name {arguments.name}: a method of this suite has that name; choose another")
     if not methods and not arguments.checkpoint:
-        raise ValueError(f"nothing to run: give --method ({', '.join(METHODS)}, all) or --checkpoint FILE --name NAME")
+        raise UserError(f"nothing to run: give --method ({', '.join(METHODS)}, all) or --checkpoint FILE --name NAME")
     for option, least in (("limit", 1), ("accumulation", 1), ("max_per_process", 1), ("job_cpus", 1), ("job_gpus", 0),
                           ("retries", 0)):
         if (value := getattr(arguments, option)) is not None and value < least:
-            raise ValueError(f"--{option.replace('_', '-')} {value}: give {least} or more")
+            raise UserError(f"--{option.replace('_', '-')} {value}: give {least} or more")
     if arguments.schedule and arguments.limit:
-        raise ValueError("--limit shortens the schedule: leave --schedule out")
+        raise UserError("--limit shortens the schedule: leave --schedule out")
     found = datasets.available(arguments.data_root)
     scale, note = (arguments.scale, "") if arguments.scale else _choose(found, arguments.data_root)
     path = config.CONFIGS / "scales" / f"{scale}.py"
@@ -124,14 +125,14 @@ def make(arguments: argparse.Namespace) -> Plan:
     if arguments.compare and arguments.compare not in METHODS:
         known = {path.stem.rsplit("-seed", 1)[0] for path in arguments.results.glob(f"{scale}/**/*.json")}
         if arguments.compare not in known:
-            raise ValueError(nearest("method", arguments.compare, sorted(known | set(METHODS))))
+            raise UserError(nearest("method", arguments.compare, sorted(known | set(METHODS))))
     if arguments.task == ["all"] and scale != "paper":
         tasks = [task for task in tasks if task in scale_config["tasks"]]
     plan = Plan(arguments, scale, methods, tasks, scale_config, note)
     known = list(dict.fromkeys(name for task in tasks for name in plan.schedules(task)))
     for option, asked, sign in (("schedule", arguments.schedule, ""), ("share", arguments.share, "%")):
         if asked and f"{asked}{sign}" not in known:
-            raise ValueError(f"--{option} {asked}: at the {scale} scale {', '.join(tasks)} "
+            raise UserError(f"--{option} {asked}: at the {scale} scale {', '.join(tasks)} "
                              + (f"can run {', '.join(known)}" if known else "trains by no schedule"))
     return plan
 
@@ -141,7 +142,7 @@ def _names(kind: str, given: list[str], known: list[str]) -> list[str]:
         return known
     for name in given:
         if name not in known:
-            raise ValueError(nearest(kind, name, [*known, "all"]))
+            raise UserError(nearest(kind, name, [*known, "all"]))
     return list(dict.fromkeys(given))
 
 

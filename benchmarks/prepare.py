@@ -31,11 +31,11 @@ from rich.progress import Progress
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from benchmarks import data as datasets
-from benchmarks import downloads, drawn_sets
-from benchmarks.command import ended
-from benchmarks.data import DEFINITION, POOLS, SETS, DataError, Definition, several
-from detco.console import CONSOLE, progress_bar, say
+from benchmarks.data import sources as datasets
+from benchmarks.data import downloads, synthetic_sets
+from benchmarks.errors import ended
+from benchmarks.data.sources import DEFINITION, POOLS, SETS, DataError, Definition, several
+from detco.console import CONSOLE, log, progress_bar
 from detco.files import replacing
 
 POOL_SIDE, PHOTO_SIDE = 128, 256  # pixels; the photo's is its shorter side
@@ -293,15 +293,15 @@ def prepare_small(source: Archives | Public, root: Path, definition: Definition)
             make_pool(source, definition, split, folder / name, bar)
         make_coco(source, definition, folder / "coco", bar)
     for name, counts in definition.digests.items():
-        say(f"{name:<18} {', '.join(f'{n} {what}' for what, n in counts.items())}")
-    say(f"small: all there in {folder.resolve()}")
+        log(f"{name:<18} {', '.join(f'{n} {what}' for what, n in counts.items())}")
+    log(f"small: all there in {folder.resolve()}")
 
 
 def prepare_mini(root: Path) -> None:
     """Draw root/mini's pools, scenes and their forms for the tasks, unless they are there."""
     with CONSOLE.status("drawing"):
-        drawn_sets.draw_all(root / "mini")
-    say(f"mini: all there in {(root / 'mini').resolve()}")
+        synthetic_sets.draw_all(root / "mini")
+    log(f"mini: all there in {(root / 'mini').resolve()}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -326,7 +326,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run; the exit status (`benchmarks.command.ended`)."""
+    """Run; the exit status (`benchmarks.errors.ended`)."""
     arguments = parser().parse_args(argv)
     return ended(lambda: prepare(arguments), arguments.data_root)
 
@@ -340,7 +340,7 @@ def prepare(arguments: argparse.Namespace) -> int:
         if not (source := getattr(arguments, name)):
             raise DataError(f"{name}: give --{name} DIR; --help says what it holds")
         PUBLIC[name](source, root)
-        say(f"{name}: all there in {(root / name).absolute()}")
+        log(f"{name}: all there in {(root / name).absolute()}")
     else:
         prepare_small(_source(arguments), root, Definition.load(arguments.definition))
     return 0

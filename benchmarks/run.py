@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import plan as plans
-from benchmarks.command import ended
+from benchmarks.errors import ended
 from detco.registry import METHODS
 
 
@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run; the exit status (`benchmarks.command.ended`)."""
+    """Run; the exit status (`benchmarks.errors.ended`)."""
     arguments = parser().parse_args(argv)
     return ended(lambda: run(arguments), arguments.work_dir)
 

@@ -19,8 +19,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.command import ended
-from detco.console import CONSOLE, say
+from benchmarks.errors import ended
+from detco.console import CONSOLE, log
+from detco.errors import UserError
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "speed"
 EPOCH = "scaling.md"  # beside FOLDER
@@ -39,42 +40,42 @@ def parser() -> argparse.ArgumentParser:
                    help="images a step (default: 32, a device's share of the paper's 256; cuda: 256 but for part step)")
     p.add_argument("--bank", type=int, default=65536, metavar="K", help="keys a bank (default: 65536)")
     p.add_argument("--repeats", type=int, default=7, metavar="R", help="rounds of each pair (default: 7)")
-    p.add_argument("--images", type=Path, metavar="DIR", help="JPEGs for the loader (default: 64 drawn scenes)")
+    p.add_argument("--images", type=Path, metavar="DIR", help="JPEGs for the loader (default: 64 synthetic scenes)")
     p.add_argument("--out", type=Path, default=FOLDER, metavar="DIR", help="default: docs/speed")
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run; the exit status (`benchmarks.command.ended`)."""
+    """Run; the exit status (`benchmarks.errors.ended`)."""
     arguments = parser().parse_args(argv)
     return ended(lambda: run(arguments), Path("work_dirs"))
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, print, and write what the command line asks for. Raises ValueError for arguments that fit nothing."""
+    """Measure, print, and write what the command line asks for. Raises UserError for arguments that fit nothing."""
     import torch
 
-    from benchmarks import epoch
+    from benchmarks.timing import epoch
 
     if unknown := set(arguments.part) - set(PARTS):
-        raise ValueError(f"unknown part {', '.join(sorted(unknown))}: known: {', '.join(PARTS)}")
+        raise UserError(f"unknown part {', '.join(sorted(unknown))}: known: {', '.join(PARTS)}")
     if arguments.repeats < 2:
-        raise ValueError(f"--repeats {arguments.repeats}: quartiles take 2 or more")
+        raise UserError(f"--repeats {arguments.repeats}: quartiles take 2 or more")
     arguments.device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.backends.cudnn.benchmark = True  # for every side, as the engine has it
     for part in arguments.part or PARTS:
         if lacking := _lacking(part, arguments):
             if arguments.part:
-                raise ValueError(f"part {part}: {lacking}")
-            say(f"{part}: left out, {lacking}\n")
+                raise UserError(f"part {part}: {lacking}")
+            log(f"{part}: left out, {lacking}\n")
             continue
-        say(f"{part}: {PARTS[part].__doc__.splitlines()[0]}")
+        log(f"{part}: {PARTS[part].__doc__.splitlines()[0]}")
         whole = arguments.device.type == "cuda" and part != "step"
         batch = arguments.batch or (epoch.BATCH if whole else epoch.BATCH // epoch.GPUS)
         own = argparse.Namespace(**vars(arguments) | {"batch": batch})
         store(own, part, rows := PARTS[part](own))
-        say(table(rows) + "\n")
-    say(f"figures  {arguments.out}\npages    {arguments.out.with_suffix('.md')}, {arguments.out.with_name(EPOCH)}")
+        log(table(rows) + "\n")
+    log(f"figures  {arguments.out}\npages    {arguments.out.with_suffix('.md')}, {arguments.out.with_name(EPOCH)}")
     return 0
 
 
@@ -141,7 +142,7 @@ def method_and_views(name: str, arguments: argparse.Namespace):
     from detco import config, engine
 
     torch.manual_seed(0)
-    settings = config.load(config.CONFIGS / "pretrain" / f"{name}.py")
+    settings = config.load_method(name)
     settings["method"] |= dict(arch=arguments.arch, bank_size=arguments.bank)
     method = engine.build(settings, 1).to(arguments.device, memory_format=torch.channels_last)
     views = {}
@@ -155,7 +156,7 @@ def own_step(method, views: dict, amp: bool) -> Callable:
     """A training step of ours: what the engine does between two batches, the drawing of views left out."""
     import torch
 
-    from benchmarks.rivals import SGD
+    from benchmarks.timing.rivals import SGD
 
     device = next(method.parameters()).device
     optimizer = torch.optim.SGD(method.encoder.parameters(), fused=True, **SGD)
@@ -186,7 +187,7 @@ def variants(method, arguments: argparse.Namespace):
 
 
 def step(arguments: argparse.Namespace) -> list[dict]:
-    """A whole step: views drawn from crops on the device, networks, losses, optimiser, banks and twin"""
+    """A whole step: views drawn from crops on the device, networks, losses, optimiser, banks and momentum encoder"""
     import torch
 
     rows = []
@@ -243,7 +244,7 @@ def loop(arguments: argparse.Namespace) -> list[dict]:
             loop._max_iters = loop._iter
 
     measure = Measure()
-    settings = config.load(config.CONFIGS / "pretrain" / "detco.py")
+    settings = config.load_method("detco")
     settings["schedule"]["batch"] = arguments.batch
     with tempfile.TemporaryDirectory() as folder, quiet(Path(folder) / "run.log"):
         runner = engine.runner_of(method, pool, settings, 1_000_000, Path(folder), 0, "engine")
@@ -271,7 +272,7 @@ def against(others: dict[str, Callable], method, views: dict, arguments: argpars
 
 def encoder(arguments: argparse.Namespace) -> list[dict]:
     """DetCo's step and the bare encoder: the same passes on the same pixels and a trivial loss"""
-    from benchmarks.rivals import bare_step
+    from benchmarks.timing.rivals import bare_step
 
     method, views = method_and_views("detco", arguments)
     return against({"bare encoder, both in {ours}": lambda amp, compiled: bare_step(
@@ -282,7 +283,7 @@ def remains(arguments: argparse.Namespace) -> list[dict]:
     """What is left between DetCo's step and the bare encoder: operators' own time, by torch's profiler"""
     import torch
 
-    from benchmarks.rivals import bare_step
+    from benchmarks.timing.rivals import bare_step
 
     method, views = method_and_views("detco", arguments)
     on_cuda = arguments.device.type == "cuda"
@@ -311,7 +312,7 @@ def remains(arguments: argparse.Namespace) -> list[dict]:
 
 def plain(arguments: argparse.Namespace) -> list[dict]:
     """DetCo's step and a plain implementation in float32"""
-    from benchmarks.rivals import PlainDetCo
+    from benchmarks.timing.rivals import PlainDetCo
 
     method, views = method_and_views("detco", arguments)
     step = PlainDetCo(method)
@@ -320,10 +321,10 @@ def plain(arguments: argparse.Namespace) -> list[dict]:
 
 def lightly(arguments: argparse.Namespace) -> list[dict]:
     """MoCo v2's step and lightly's, whose default is float32"""
-    from benchmarks.rivals import LightlyMoCoV2
+    from benchmarks.timing.rivals import LightlyMoCoV2
 
     method, views = method_and_views("moco_v2", arguments)
-    step = LightlyMoCoV2(arguments.arch, arguments.bank, method.temperature, method.twin.momentum).to(arguments.device)
+    step = LightlyMoCoV2(arguments.arch, arguments.bank, method.temperature, method.momentum_encoder.momentum).to(arguments.device)
     return against({"lightly's MoCo v2 in float32, ours in {ours}": lambda *_: lambda: step(views),
                     "lightly's MoCo v2 in {precision}, ours in {ours}": lambda amp, _: lambda: step(views, amp)},
                    method, views, arguments)
@@ -365,7 +366,7 @@ def banks_and_losses(batch: int, size: int, device, levels: int = 4) -> None:
 
 def make_banks(size: int, device, levels: int = 4) -> list:
     """DetCo's banks of so many keys, a global and a local one a level."""
-    from detco.bank import MemoryBank
+    from detco.memory_bank import MemoryBank
 
     return [MemoryBank(size, 128).to(device) for _ in range(2 * levels)]
 
@@ -391,8 +392,8 @@ def loader(arguments: argparse.Namespace) -> list[dict]:
     import torch
     from torchvision.datasets.folder import default_loader
 
-    from benchmarks import epoch
-    from benchmarks.rivals import PilViews
+    from benchmarks.timing import epoch
+    from benchmarks.timing.rivals import PilViews
     from detco.pool import FolderPool
 
     method, _ = method_and_views("detco", arguments)
@@ -422,7 +423,7 @@ def _drawn_photos(folder: Path) -> Path:
     """Drawn scenes of ImageNet's usual size as JPEGs, in a class folder."""
     from PIL import Image
 
-    from detco.drawn import draw_scenes
+    from benchmarks.data.synthetic import draw_scenes
 
     (folder / "scenes").mkdir()
     for i, image in enumerate(draw_scenes(64, 500)[0]):
@@ -506,7 +507,7 @@ def targets(figures: dict) -> str:
 
 def store(arguments: argparse.Namespace, part: str, rows: list[dict]) -> None:
     """Write a part's figures into the machine's file, then the page and the plots anew from every file."""
-    from benchmarks import epoch
+    from benchmarks.timing import epoch
     from benchmarks.transfer import device_name, environment
     from detco.files import replacing
 

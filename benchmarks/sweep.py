@@ -15,13 +15,14 @@ from pathlib import Path
 
 from benchmarks.plan import Plan
 from benchmarks.run import parser
-from detco.console import progress_bar, say, stop_if_asked
+from detco.console import log, progress_bar, stop_if_asked
+from detco.errors import UserError
 
 PATIENCE = 60  # seconds a job has to end when it is told to
 ONCE = ("--no-resume", "--force")  # what only a job's first start is told: later ones go on from where it died
 
 
-class SweepError(RuntimeError):
+class SweepError(UserError):
     """Jobs of a sweep that did not end well."""
 
 
@@ -166,7 +167,7 @@ def sweep(plan: Plan) -> None:
         raise
     finally:
         ray.shutdown()
-    say(f"logs of the jobs  {logs}")
+    log(f"logs of the jobs  {logs}")
     if failures:
         raise SweepError(f"{len(failures)} of {len(first) + len(rows)} jobs failed; the same command runs them again: "
                          + "; ".join(failures))

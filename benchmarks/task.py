@@ -3,6 +3,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from detco import config
+from detco.errors import UserError
 from detco.registry import nearest
 
 if TYPE_CHECKING:
@@ -19,16 +20,16 @@ def task_names() -> list[str]:
 
 
 def load_task(name: str) -> "ConfigDict":
-    """The task file as written, placeholders included. Raises ValueError with the nearest names otherwise."""
+    """The task file as written, placeholders included. Raises UserError with the nearest names otherwise."""
     from mmengine.config import ConfigDict  # late: `--list` must answer without importing torch
 
     if name not in task_names():
-        raise ValueError(nearest("task", name, task_names()))
+        raise UserError(nearest("task", name, task_names()))
     return ConfigDict(config.load(TASKS / f"{name}.py"))
 
 
 def source_of(task_cfg: dict) -> str:
-    """What data a task learns from (`benchmarks.data.SOURCES`, or "imagenet"); tasks that name none take COCO."""
+    """What data a task learns from (`benchmarks.data.sources.SOURCES`, or "imagenet"); tasks that name none take COCO."""
     return task_cfg["data"].get("source", "coco")
 
 
@@ -42,14 +43,14 @@ def resolve(task_cfg: dict, arch: str, num_classes: int, overrides: dict[str, An
     Args:
         arch: resnet18, resnet34, resnet50, resnet101 or resnet152.
         num_classes: categories of the data set, background not counted.
-    Raises ValueError for an unknown backbone, an override of a key that does not exist, or an unknown placeholder.
+    Raises UserError for an unknown backbone, an override of a key that does not exist, or an unknown placeholder.
     """
     from mmengine.config import ConfigDict
 
     from detco.backbone import ARCHS
 
     if arch not in ARCHS:
-        raise ValueError(nearest("backbone", arch, ARCHS))
+        raise UserError(nearest("backbone", arch, ARCHS))
     task_cfg = config.override(task_cfg, overrides or {})
     depth, data = int(arch.removeprefix("resnet")), task_cfg["data"]
     width = 64 if depth < 50 else 256
@@ -70,6 +71,6 @@ def _fill(node: Any, values: dict[str, Any]) -> Any:
         return type(node)(_fill(value, values) for value in node)
     if isinstance(node, str) and (match := PLACEHOLDER.fullmatch(node)):
         if match[1] not in values:
-            raise ValueError(f"unknown placeholder '{node}' in the task: known are {', '.join(values)}")
+            raise UserError(f"unknown placeholder '{node}' in the task: known are {', '.join(values)}")
         return values[match[1]]
     return node

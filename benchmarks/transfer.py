@@ -14,16 +14,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import mmcv_ops
+from benchmarks.detection import mmcv_ops
 from benchmarks.task import load_task, resolve
 from detco import checkpoint as checkpoints
 from detco.config import digest
+from detco.errors import UserError
 from detco.files import replacing, sha256
 
 # What measures a task's rows, by `task.kind`: a function from a Job to the record's fields that say what came out
 # (metrics, per_class, load_report, train_losses, detections, cost).
-KINDS = {"detector": "benchmarks.detector:measure", "linear": "benchmarks.image_level:linear",
-         "knn": "benchmarks.image_level:knn", "svm": "benchmarks.image_level:svm"}
+KINDS = {"detector": "benchmarks.detection.runner:measure", "linear": "benchmarks.image_level.probes:linear",
+         "knn": "benchmarks.image_level.probes:knn", "svm": "benchmarks.image_level.probes:svm"}
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,13 @@ def protocol_of(task: str, scale: str, arch: str, classes: tuple[str, ...], over
         overrides: the scale's dotted changes to the task.
         schedule: one of the task's at this scale; None for 1x, where there is none for the first.
     Raises:
-        ValueError: unknown task or schedule, or an override that fits nothing.
+        UserError: unknown task or schedule, or an override that fits nothing.
     """
     config = resolve(load_task(task), arch, len(classes), overrides).to_dict()
     schedules = config.pop("schedules", {"": None})
     schedule = schedule or ("1x" if "1x" in schedules else next(iter(schedules)))
     if schedule not in schedules:
-        raise ValueError(f"unknown schedule '{schedule}' for {task} at scale {scale}: known: {', '.join(schedules)}")
+        raise UserError(f"unknown schedule '{schedule}' for {task} at scale {scale}: known: {', '.join(schedules)}")
     config |= dict(schedule=schedules[schedule], arch=arch, classes=list(classes))
     return Protocol(task, scale, schedule, config)
 

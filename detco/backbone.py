@@ -3,6 +3,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from detco.errors import UserError
+
 LEVELS = ("c2", "c3", "c4", "c5")
 ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
@@ -32,7 +34,7 @@ class ResNetLevels(nn.Module):
     """A torchvision ResNet without its classifier; parameters keep torchvision's names.
 
     Args:
-        arch: resnet18, resnet34, resnet50, resnet101 or resnet152 (ValueError otherwise).
+        arch: resnet18, resnet34, resnet50, resnet101 or resnet152 (UserError otherwise).
 
     `forward`: images [N, 3, H, W] -> {"c2": [N, C, H/4, W/4], ..., "c5": [N, 8C, H/32, W/32]}, with C = 64
     for ResNet-18 and 34 and 256 for the deeper ones.
@@ -41,7 +43,7 @@ class ResNetLevels(nn.Module):
     def __init__(self, arch: str = "resnet50"):
         super().__init__()
         if arch not in ARCHS:
-            raise ValueError(f"unknown backbone '{arch}': known: {', '.join(ARCHS)}")
+            raise UserError(f"unknown backbone '{arch}': known: {', '.join(ARCHS)}")
         net = getattr(torchvision.models, arch)(weights=None)
         for name, module in net.named_children():
             if name not in ("avgpool", "fc"):

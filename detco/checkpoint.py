@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from detco.backbone import ARCHS, ResNetLevels
+from detco.errors import UserError
 from detco.files import replacing, sha256
 from detco.views import MEAN, STD
 
@@ -28,10 +29,10 @@ FOREIGN = dict(channel_order="RGB", mean=list(MEAN), std=list(STD), stride="pyto
                seed=None, budget=None, config=None, parent=None)
 # What pretraining leaves beside a backbone: classifiers, projectors, predictors, prototypes.
 HEADS = re.compile(r"(fc|classifier|head|heads|projector|projection_head|predictor|prototypes|mlp)(\.|$)")
-TWINS = re.compile(r"(encoder_k|_k\.|momentum|teacher|twin|target|ema)")
+MOMENTUM = re.compile(r"(encoder_k|_k\.|momentum|teacher|twin|target|ema)")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that cannot be used, in one line."""
 
 
@@ -100,7 +101,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict | None]:
             break
         tree = inner[0]
     if not isinstance(tree, dict):
-        raise ValueError(f"it holds a {type(tree).__name__}, not a state dict")
+        raise UserError(f"it holds a {type(tree).__name__}, not a state dict")
     return {k: torch.as_tensor(v) for k, v in tree.items() if isinstance(v, (Tensor, np.ndarray))}, None
 
 
@@ -126,7 +127,7 @@ def _backbone_of(raw: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor],
     if not stems:
         raise CheckpointError(f"checkpoint {path}: no ResNet in it (no 7x7 'conv1.weight'); its {len(raw)} keys begin "
                               f"{', '.join(list(raw)[:3]) or 'nowhere'}")
-    stem = min(stems, key=lambda k: (bool(TWINS.search(k)), len(k)))
+    stem = min(stems, key=lambda k: (bool(MOMENTUM.search(k)), len(k)))
     detectron2 = stem.endswith("stem.conv1.weight")
     prefix = stem.removesuffix("stem.conv1.weight" if detectron2 else "conv1.weight")
     state, ignored = {}, {}

@@ -5,7 +5,14 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from detco.errors import UserError, nearest
+
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+def names(kind: str) -> list[str]:
+    """The configs of a kind, "pretrain", "tasks" or "scales", by file name."""
+    return sorted(path.stem for path in (CONFIGS / kind).glob("*.py"))
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -15,10 +22,17 @@ def load(path: Path) -> dict[str, Any]:
     return Config.fromfile(str(path), import_custom_modules=False).to_dict()
 
 
+def load_method(name: str) -> dict[str, Any]:
+    """A method's pretraining config with its name. Raises UserError, with the nearest names, for one there is not."""
+    if name not in names("pretrain"):
+        raise UserError(nearest("method", name, names("pretrain")))
+    return load(CONFIGS / "pretrain" / f"{name}.py") | {"name": name}
+
+
 def override(config: dict, changes: dict[str, Any]) -> dict:
     """A copy of `config` with dotted keys replaced, e.g. {"model.train_cfg.rcnn.sampler.num": 64}.
 
-    List items are addressed by their number. Raises ValueError where a key does not exist: a change that
+    List items are addressed by their number. Raises UserError where a key does not exist: a change that
     changes nothing is how a protocol silently drifts.
     """
     config = deepcopy(config)
@@ -30,7 +44,7 @@ def override(config: dict, changes: dict[str, Any]) -> dict:
                 node = node[part]
             node[last]
         except (KeyError, IndexError, TypeError):
-            raise ValueError(f"override '{dotted}': the config has no such key") from None
+            raise UserError(f"override '{dotted}': the config has no such key") from None
         node[last] = deepcopy(value)
     return config
 

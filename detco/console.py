@@ -28,6 +28,6 @@ def progress_bar(*more: ProgressColumn, disable: bool = False) -> Progress:
                     TextColumn("eta"), TimeRemainingColumn(), *more, console=CONSOLE, disable=disable)
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Print one line as it is: no markup, no wrapping."""
     CONSOLE.print(text, markup=False, soft_wrap=True)

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detco.backbone import LEVELS, ResNetLevels, pooled
-from detco.bank import MemoryBank
-from detco.distributed import gather, own, shuffled
+from detco.errors import UserError
+from detco.memory_bank import MemoryBank
+from detco.distributed import gather, rank_part, shuffled
 from detco.loss import info_nce
 from detco.method import Method
-from detco.twin import MomentumTwin
+from detco.momentum_encoder import MomentumEncoder
 from detco.views import View
 
 
@@ -47,7 +48,7 @@ class MultiLevelEncoder(nn.Module):
 
 
 class DetCo(Method):
-    """DetCo with its twin and up to eight banks.
+    """DetCo with its momentum encoder and up to eight banks.
 
     Args:
         arch: torchvision ResNet.
@@ -58,7 +59,7 @@ class DetCo(Method):
         permute: shuffle the order of an image's patches, as PIRL does; DetCo does not say that it does.
         batch_norm: "shuffle" (keys under shuffled statistics) or "sync" (SyncBN, which the engine puts in).
     Raises:
-        ValueError: a term that is none of the three, or a batch_norm that is neither.
+        UserError: a term that is none of the three, or a batch_norm that is neither.
     """
 
     def __init__(self, arch: str = "resnet50", global_view: dict | None = None, local_view: dict | None = None,
@@ -67,9 +68,9 @@ class DetCo(Method):
                  permute: bool = False, batch_norm: str = "shuffle"):
         super().__init__()
         if not terms or not set(terms) <= {"g2g", "l2l", "g2l"}:
-            raise ValueError(f"detco: terms {terms}: choose from g2g, l2l, g2l")
+            raise UserError(f"detco: terms {terms}: choose from g2g, l2l, g2l")
         if batch_norm not in ("shuffle", "sync"):
-            raise ValueError(f"detco: batch_norm '{batch_norm}': choose shuffle or sync")
+            raise UserError(f"detco: batch_norm '{batch_norm}': choose shuffle or sync")
         self.weights = {level: w for level, w in zip(LEVELS, weights, strict=True) if w}
         self.terms, self.temperature, self.permute, self.batch_norm = terms, temperature, permute, batch_norm
         global_spec = View(**(global_view or {}))
@@ -80,7 +81,7 @@ class DetCo(Method):
         self.view_specs = {name: spec for name, spec in specs.items() if needed[name]}
         kinds = tuple(k for k in ("global", "local") if any(name.startswith(k) for name in self.view_specs))
         self.encoder = MultiLevelEncoder(ResNetLevels(arch), kinds, tuple(self.weights), local_spec.grid, dim)
-        self.twin = MomentumTwin(self.encoder, momentum)
+        self.momentum_encoder = MomentumEncoder(self.encoder, momentum)
         self.banks = nn.ModuleDict({
             f"{kind}_{level}": MemoryBank(bank_size, dim)
             for kind in kinds if f"{kind}_k" in self.view_specs for level in self.weights
@@ -90,11 +91,11 @@ class DetCo(Method):
     def _encode_keys(self, name: str, view: Tensor) -> list[Tensor]:
         """This rank's keys [N, D] a level; every rank's [R * N, D] wait for `after_step`."""
         if self.batch_norm == "shuffle":
-            everyone = shuffled(self.twin, view, self.generator(f"shuffle {name}", shared=True))
+            everyone = shuffled(self.momentum_encoder, view, self.generator(f"shuffle {name}", shared=True))
         else:
-            everyone = [gather(keys) for keys in self.twin(view)]
+            everyone = [gather(keys) for keys in self.momentum_encoder(view)]
         self._pending.setdefault(name, []).append(everyone)
-        return [own(keys) for keys in everyone]
+        return [rank_part(keys) for keys in everyone]
 
     def loss(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms, "loss_c5_g2g" and so on: L = sum_s w_s (g2g + l2l + g2l) (section 3.2)."""
@@ -120,16 +121,16 @@ class DetCo(Method):
         return losses
 
     def after_step(self) -> None:
-        """This step's keys of every rank enter the banks, and the twin follows.
+        """This step's keys of every rank enter the banks, and the momentum encoder follows.
 
-        MoCo moves the twin at the start of the next step instead; the weights its keys are computed with
+        MoCo moves the momentum encoder at the start of the next step instead; the weights its keys are computed with
         are the same.
         """
         for name, parts in self._pending.items():
             for level, keys in zip(self.weights, zip(*parts)):
                 self.banks[f"{name[:-2]}_{level}"].enqueue(torch.cat(keys))
         self._pending = {}
-        self.twin.update(self.encoder)
+        self.momentum_encoder.update(self.encoder)
 
     def backbone(self) -> nn.Module:
         return self.encoder.backbone

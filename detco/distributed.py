@@ -53,7 +53,7 @@ def shuffled(encode, images: Tensor, generator: torch.Generator) -> list[Tensor]
     return [gather(key)[back] for key in encode(mixed)]
 
 
-def own(x: Tensor) -> Tensor:
+def rank_part(x: Tensor) -> Tensor:
     """This rank's part [N, ...] of a tensor [ranks * N, ...] in rank order."""
     return x.chunk(dist.get_world_size())[dist.get_rank()]
 

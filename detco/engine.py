@@ -2,6 +2,7 @@
 import inspect
 import json
 import math
+import pkgutil
 import shutil
 from pathlib import Path
 
@@ -18,12 +19,12 @@ from torch.utils.data import DataLoader
 from detco import checkpoint
 from detco.backbone import ResNetLevels
 from detco.config import digest
-from detco.console import say
+from detco.console import log
 from detco.distributed import synchronise_batch_norm
+from detco.errors import UserError
 from detco.files import replacing
 from detco.method import Method
 from detco.pool import FolderPool, MemoryPool, PoolError, decode
-from detco.registry import method_class
 from detco.runner import Runner, quiet
 
 
@@ -36,7 +37,7 @@ class Stream:
 
     Args:
         size: images in the pool.
-        batch: total batch over the ranks, a multiple of their number times `parts` (ValueError otherwise). Since the
+        batch: total batch over the ranks, a multiple of their number times `parts` (UserError otherwise). Since the
             stream has no end, no batch is shorter than others, whatever the pool's size.
         seed: of the permutations.
         parts: that a rank's batch will be cut into.
@@ -44,7 +45,7 @@ class Stream:
 
     def __init__(self, size: int, batch: int, seed: int, parts: int = 1):
         if batch % (dist.get_world_size() * parts):
-            raise ValueError(f"a batch of {batch} does not divide among {dist.get_world_size()} processes"
+            raise UserError(f"a batch of {batch} does not divide among {dist.get_world_size()} processes"
                              + f" and {parts} parts of each" * (parts > 1))
         self.size, self.batch, self.seed, self.start = size, batch, seed, 0
 
@@ -144,7 +145,7 @@ class PretrainModel(BaseModel):
 
 @HOOKS.register_module()
 class MethodHook(Hook):
-    """Lets the method move its twin and banks after each step."""
+    """Lets the method move its momentum encoder and banks after each step."""
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         method_of(runner).after_step()
@@ -192,7 +193,7 @@ class BrokenImageHook(Hook):
         dist.barrier()
         self.known = self._listed()
         if self.known and dist.is_main_process():
-            say(f"{len(self.known)} of {len(self.pool)} images could not be decoded, others took their place; "
+            log(f"{len(self.known)} of {len(self.pool)} images could not be decoded, others took their place; "
                 f"listed in {self.path}")
 
 
@@ -217,22 +218,27 @@ def save_every(steps: int) -> int:
 
 def identity(config: dict, fingerprint: str, seed: int) -> str:
     """What a pretraining is known by in the cache: its resolved config, its data and its seed. How many workers
-    load, and how many broken images are borne with, is no part of it: weights do not depend on them."""
-    config = {key: value for key, value in config.items() if key not in ("workers", "max_broken")}
+    load, and how many broken images are borne with, is no part of it, nor the name: weights do not depend on them."""
+    config = {key: value for key, value in config.items() if key not in ("name", "workers", "max_broken")}
     return digest({"config": config, "data": fingerprint, "seed": seed})
 
 
 def build(config: dict, num_classes: int) -> Method:
-    """The method of a resolved config. Raises ValueError for an unknown one or arguments it refuses."""
+    """The method of a resolved config, whose `type` is "module:Class". Raises UserError for a class that is not there or
+    arguments it refuses."""
     arguments = dict(config["method"])
-    kind = method_class(arguments.pop("type"))
+    name = arguments.pop("type")
+    try:
+        kind = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"method.type '{name}': {error}; give module:Class") from None
     if "num_classes" in inspect.signature(kind).parameters:
         arguments["num_classes"] = num_classes
     return kind(**arguments)
 
 
 def compile_backbones(method: Method) -> None:
-    """Compile every backbone of a method, the twin's too, when it is first used; a graph for each kind of view."""
+    """Compile every backbone of a method, the momentum encoder's too, when it is first used; a graph for each kind of view."""
     for module in method.modules():
         if isinstance(module, ResNetLevels):
             module.compile(dynamic=False)
@@ -243,7 +249,7 @@ def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: 
     """Pretrain a backbone, or find it finished.
 
     Args:
-        config: resolved: `method` (name and arguments), `optimizer`, `schedule`, `amp`, `workers`,
+        config: resolved: `name` (the method's, of its file), `method` (class and arguments), `optimizer`, `schedule`, `amp`, `workers`,
             `max_broken` (the share of a folder's images that may fail to decode), `compile` if the backbones shall be.
         pool: the images.
         work_dir: holds `checkpoint.safetensors` at the end, `run.log`, scalars, and the states to resume from.
@@ -253,7 +259,7 @@ def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: 
     Returns:
         the checkpoint's path.
     Raises:
-        ValueError: unknown method or a config it refuses. DivergedError: a loss that is not finite.
+        UserError: unknown method or a config it refuses. DivergedError: a loss that is not finite.
     """
     work_dir = Path(work_dir)
     final = work_dir / "checkpoint.safetensors"
@@ -278,7 +284,7 @@ def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: 
     if dist.is_main_process():
         seen = steps * config["schedule"]["batch"]
         checkpoint.save(final, method.backbone().state_dict(), dict(
-            arch=method.backbone().arch, method=config["method"]["type"], pool=pool.fingerprint, seed=seed,
+            arch=method.backbone().arch, method=config["name"], pool=pool.fingerprint, seed=seed,
             config=identity(config, pool.fingerprint, seed),
             budget=dict(images=seen, encoder_pixels=seen * method.pixels_per_image,
                         device_hours=seconds * dist.get_world_size() / 3600)))
@@ -290,7 +296,7 @@ def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: 
 
 def _train(method, pool, config, steps, work_dir, seed, resume, tensorboard) -> float:
     """Run the Runner; seconds spent in training, earlier sessions of the run counted in."""
-    runner = runner_of(method, pool, config, steps, work_dir, seed, f"pretrain {config['method']['type']}", resume,
+    runner = runner_of(method, pool, config, steps, work_dir, seed, f"pretrain {config['name']}", resume,
                        tensorboard)
     with torch.backends.cudnn.flags(enabled=True, benchmark=True):  # every step has the same sizes; detectors' have not
         runner.train()

@@ -2,6 +2,8 @@
 import torch
 from torch import Tensor
 
+from detco.errors import UserError
+
 CHUNK = 8192  # bank rows a block on CPUs, whose caches then hold the logits
 LOGITS = 2**22  # rows of a block x N on devices, 16 MB: few queries take large blocks, so that few kernels start
 # The lowest temperatures at which exp(-2 / t), an opposite key beside the query itself, is far from vanishing.
@@ -42,13 +44,13 @@ def info_nce(query: Tensor, positive: Tensor, bank: Tensor, temperature: float) 
         query: [N, D] unit vectors, the only argument that receives a gradient.
         positive: [N, D] unit vectors, one positive key a query.
         bank: [K, D] unit vectors, the negative keys.
-        temperature: t, 0.2 in DetCo and MoCo v2; 0.003 or more (ValueError).
+        temperature: t, 0.2 in DetCo and MoCo v2; 0.003 or more (UserError).
     Returns:
         [N] losses in nats, float32, also under autocast; float64 for float64 input and for temperatures below 0.025.
     Source: DetCo section 3.2; the same as cross entropy with target 0 over the logits [q.k+, q.bank] / t.
     """
     if temperature < COLDEST[torch.float64]:
-        raise ValueError(f"temperature {temperature}: InfoNCE takes {COLDEST[torch.float64]} or more")
+        raise UserError(f"temperature {temperature}: InfoNCE takes {COLDEST[torch.float64]} or more")
     with torch.autocast(query.device.type, enabled=False):
         least = torch.float32 if temperature >= COLDEST[torch.float32] else torch.float64
         dtype = torch.promote_types(query.dtype, least)

@@ -11,8 +11,8 @@ class Method(nn.Module):
     """A pretraining method. The engine calls `views`, `loss`, then the optimiser, then `after_step`.
 
     A subclass sets `view_specs` (name -> View), `encoder` (whose parameters the optimiser trains) and
-    overrides `loss`, `backbone`, and `after_step` where it keeps state. One file and one line in
-    `detco.registry` add a method.
+    overrides `loss`, `backbone`, and `after_step` where it keeps state. One file and one config, whose `type` names the
+    class, add a method.
     """
 
     view_specs: dict[str, View] = {}
@@ -62,5 +62,5 @@ class Method(nn.Module):
 
     @property
     def pixels_per_image(self) -> int:
-        """Pixels through an encoder, query's and twin's, for one image of the pool (DETCO.md, Cost)."""
+        """Pixels through an encoder, query's and momentum encoder's, for one image of the pool (docs/method.md, Cost)."""
         return sum(view.pixels for view in self.view_specs.values())

@@ -17,10 +17,11 @@ from torchvision.datasets.folder import default_loader
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import functional as F
 
+from detco.errors import UserError
 from detco.views import View, random_boxes
 
 
-class PoolError(ValueError):
+class PoolError(UserError):
     """A pool that cannot be used, in one line."""
 
 

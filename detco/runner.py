@@ -16,7 +16,8 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner import Runner as _Runner
 from rich.progress import TextColumn
 
-from detco.console import CONSOLE, progress_bar, say, stop_if_asked
+from detco.console import CONSOLE, log, progress_bar, stop_if_asked
+from detco.errors import UserError
 from detco.files import remove_temporaries, replacing
 
 OWN = "own-run:"
@@ -24,7 +25,7 @@ CHECK_EVERY = 10  # steps between looks at the losses
 REMEMBERED = 1000  # values kept of each scalar: mmengine copies its million at every step
 
 
-class DivergedError(RuntimeError):
+class DivergedError(UserError):
     """The loss is no longer finite."""
 
 
@@ -114,7 +115,7 @@ class Runner(_Runner):
                     raise
                 why = (str(error).splitlines() or [type(error).__name__])[0]
                 then = "going on from the state before it" if before else "no other is left: starting over"
-                say(f"{state}: cannot be read ({why}); {then}")
+                log(f"{state}: cannot be read ({why}); {then}")
         return None
 
     def diverged(self, what: str) -> DivergedError:
@@ -230,7 +231,7 @@ class ClockHook(Hook):
         self.before = runner.message_hub.get_info("train_seconds", 0.0)
         now = get_world_size()
         if (then := runner.message_hub.get_info("world_size", now)) != now and is_main_process():
-            say(f"resumed with {now} process{'es' * (now > 1)} after {then}: batches, their order and the schedule "
+            log(f"resumed with {now} process{'es' * (now > 1)} after {then}: batches, their order and the schedule "
                 "stay; each process draws its views and normalises its part of a batch anew, so weights will differ")
         runner.message_hub.update_info("world_size", now)
 

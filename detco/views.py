@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 from torchvision.transforms import v2
 
+from detco.errors import UserError
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, RGB, images in [0, 1]
 GREY = (0.2989, 0.587, 0.114)  # torchvision's luma weights
 ATTEMPTS = 10  # crops tried before the central one, as RandomResizedCrop does
@@ -162,7 +164,7 @@ class View:
 
     def __post_init__(self):
         if self.grid and self.patch > self.size // self.grid:
-            raise ValueError(f"view: patch {self.patch} does not fit a cell of {self.size // self.grid} pixels")
+            raise UserError(f"view: patch {self.patch} does not fit a cell of {self.size // self.grid} pixels")
 
     @property
     def pixels(self) -> int:

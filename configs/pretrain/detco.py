@@ -1,6 +1,6 @@
 """DetCo at the paper's scale (arXiv 2102.04803, sections 3 and 4.1); where it is silent, MoCo v2's values."""
 method = dict(
-    type="detco",
+    type="detco.detco:DetCo",
     arch="resnet50",
     global_view=dict(size=224, area=(0.2, 1.0), blur_sigma=(0.1, 2.0), auto_augment=None),
     local_view=dict(size=255, area=(0.6, 1.0), grid=3, patch=64, blur_sigma=(0.1, 2.0), auto_augment=None),

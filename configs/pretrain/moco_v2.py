@@ -1,6 +1,6 @@
 """MoCo v2 at the paper's scale (arXiv 2003.04297): 200 epochs of ImageNet."""
 method = dict(
-    type="moco_v2",
+    type="baselines.moco_v2:MoCoV2",
     arch="resnet50",
     global_view=dict(size=224, area=(0.2, 1.0), blur_sigma=(0.1, 2.0)),
     dim=128,

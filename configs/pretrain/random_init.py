@@ -1,3 +1,3 @@
 """No pretraining."""
-method = dict(type="random_init", arch="resnet50")
+method = dict(type="baselines.random_init:RandomInit", arch="resnet50")
 schedule = dict(epochs=0, batch=256)

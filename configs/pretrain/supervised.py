@@ -1,6 +1,6 @@
 """Supervised pretraining at the paper's scale: torchvision's recipe for ResNet-50, 90 epochs of ImageNet."""
 method = dict(
-    type="supervised",
+    type="baselines.supervised:Supervised",
     arch="resnet50",
     global_view=dict(size=224, area=(0.08, 1.0), jitter_p=0.0, grey_p=0.0, blur_p=0.0),
 )

@@ -28,17 +28,17 @@ def test_loss_and_gradient_are_lightlys():
     torch.testing.assert_close(query_a.grad, query_b.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_twin_follows_as_lightlys_update_momentum():
+def test_momentum_encoder_follows_as_lightlys_update_momentum():
     torch.manual_seed(0)
     method = MoCoV2("resnet18", bank_size=8, dim=8, momentum=0.99)
     with torch.no_grad():
         for p in method.encoder.parameters():
             p.add_(torch.randn_like(p))
-    theirs = MoCoV2("resnet18", bank_size=8, dim=8).twin.module
-    theirs.load_state_dict(method.twin.module.state_dict())
+    theirs = MoCoV2("resnet18", bank_size=8, dim=8).momentum_encoder.module
+    theirs.load_state_dict(method.momentum_encoder.module.state_dict())
     lightly_utils.update_momentum(method.encoder, theirs, m=0.99)
-    method.twin.update(method.encoder)
-    for a, b in zip(method.twin.parameters(), theirs.parameters(), strict=True):
+    method.momentum_encoder.update(method.encoder)
+    for a, b in zip(method.momentum_encoder.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 

@@ -13,7 +13,7 @@ import torchvision
 
 from benchmarks import plan as plans
 from benchmarks import run
-from benchmarks.data import DataError
+from benchmarks.data.sources import DataError
 from detco.runner import DivergedError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,11 +32,11 @@ def call(tmp_path, *arguments):
 @pytest.fixture(scope="module", autouse=True)
 def drawn(tmp_path_factory):
     """A small pool and few scenes, drawn once for the module, where the command looks for its own."""
-    from detco import drawn
+    from benchmarks.data import synthetic
 
     DATA["root"] = tmp_path_factory.mktemp("data")
-    drawn.write_pool(DATA["root"] / "mini", count=80)
-    drawn.write_scenes(DATA["root"] / "mini" / "scenes", train=12, val=6)
+    synthetic.write_pool(DATA["root"] / "mini", count=80)
+    synthetic.write_scenes(DATA["root"] / "mini" / "scenes", train=12, val=6)
 
 
 def test_list_names_everything_and_imports_nothing_heavy():

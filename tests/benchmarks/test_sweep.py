@@ -135,10 +135,10 @@ def test_jobs_that_no_node_could_run_are_refused(tmp_path):
 @pytest.mark.slow
 def test_ray_runs_a_plan_and_reports_what_failed(tmp_path, capsys):
     pytest.importorskip("ray")
-    from detco import drawn
+    from benchmarks.data import synthetic
 
-    drawn.write_pool(tmp_path / "data" / "mini", count=80)
-    drawn.write_pool(tmp_path / "data" / "mini", count=40, split="val")
+    synthetic.write_pool(tmp_path / "data" / "mini", count=80)
+    synthetic.write_pool(tmp_path / "data" / "mini", count=40, split="val")
     words = [*folders(tmp_path), "--executor", "ray", "--job-cpus", "1", "--task", "knn", "--limit", "2"]
     assert run.main([*words, "--method", "moco_v2", "random_init"]) == 0
     assert len(list((tmp_path / "work" / "transfer").rglob("result.json"))) == 2

@@ -1,4 +1,4 @@
-"""Every task once through the command on a few drawn images: one step, finite, all of it trained, every metric there."""
+"""Every task once through the command on a few synthetic images: one step, finite, all of it trained, every metric there."""
 import json
 import math
 
@@ -8,7 +8,7 @@ from mmengine.optim import OptimWrapper
 from benchmarks import run
 from benchmarks.task import load_task, task_names
 from benchmarks.transfer import kind_of
-from detco import drawn
+from benchmarks.data import synthetic
 
 METRICS = {kind: [f"{kind}_{m}" for m in ("AP", "AP50", "AP75")] for kind in ("bbox", "segm", "keypoints")}
 
@@ -17,9 +17,9 @@ METRICS = {kind: [f"{kind}_{m}" for m in ("AP", "AP50", "AP75")] for kind in ("b
 def places(tmp_path_factory):
     """Arguments that say where data, work and results lie; a small pool and few scenes, drawn once."""
     folder = tmp_path_factory.mktemp("tasks")
-    drawn.write_pool(folder / "data" / "mini", 60)
-    drawn.write_pool(folder / "data" / "mini", 30, "val")
-    drawn.write_scenes(folder / "data" / "mini" / "scenes", train=24, val=6)
+    synthetic.write_pool(folder / "data" / "mini", 60)
+    synthetic.write_pool(folder / "data" / "mini", 30, "val")
+    synthetic.write_scenes(folder / "data" / "mini" / "scenes", train=24, val=6)
     return ["--data-root", str(folder / "data"), "--work-dir", str(folder / "work"),
             "--results", str(folder / "board" / "results")], folder
 

@@ -4,10 +4,11 @@ import json
 import pytest
 import torch
 
-from benchmarks import detector as harness
-from benchmarks import heads, transfer  # noqa: F401 - heads registers itself
-from benchmarks.data import CocoData
-from benchmarks.evaluate import coco_metrics
+from benchmarks.detection import runner as harness
+from benchmarks.detection import modules
+from benchmarks import transfer  # noqa: F401 - heads registers itself
+from benchmarks.data.sources import CocoData
+from benchmarks.detection.evaluate import coco_metrics
 from benchmarks.plan import make
 from benchmarks.run import parser
 from detco import checkpoint as checkpoints

@@ -8,7 +8,7 @@ from torch import distributed, multiprocessing, nn
 
 from detco import checkpoint, engine
 from detco.detco import DetCo
-from detco.distributed import SyncBatchNorm2d, own, shuffled, synchronise_batch_norm
+from detco.distributed import SyncBatchNorm2d, rank_part, shuffled, synchronise_batch_norm
 from detco.pool import MemoryPool
 from tests.detco.test_engine import make_config, stopped_in_step
 
@@ -65,7 +65,7 @@ def _steps(method, views, ranks):
 
 
 def _split_batch(rank, ranks):
-    views = {name: own(view) for name, view in _views(6).items()}
+    views = {name: rank_part(view) for name, view in _views(6).items()}
     return _steps(_method(sync=True), views, ranks)
 
 
@@ -89,7 +89,7 @@ def _pool(rank):
 
 
 def _pretrain(folder, rank, ranks):
-    """A run of 7 steps on each rank, whole and in two sessions; this rank's weights, banks and twin of both."""
+    """A run of 7 steps on each rank, whole and in two sessions; this rank's weights, banks and momentum encoder of both."""
     pool = _pool(rank)
     built, build = [], engine.build
     engine.build = lambda *args: built.append(build(*args)) or built[-1]
@@ -182,9 +182,9 @@ def _sync_bn(rank, ranks):
     x = torch.randn(6, 3, 4, 4) * 3 + 1
     weight = torch.randn(6, 3, 4, 4)
     layer = SyncBatchNorm2d(3)
-    mine = own(x).clone().requires_grad_()
+    mine = rank_part(x).clone().requires_grad_()
     out = layer(mine)
-    (out * own(weight)).sum().backward()
+    (out * rank_part(weight)).sum().backward()
     return out.detach(), mine.grad, layer.running_mean, layer.running_var
 
 

@@ -30,7 +30,7 @@ CHANGES = {
 
 
 def make_config(name, **changes):
-    return config.override(config.load(config.CONFIGS / "pretrain" / f"{name}.py"), CHANGES[name] | changes)
+    return config.override(config.load_method(name), CHANGES[name] | changes)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def pool():
 
 @pytest.fixture
 def built(monkeypatch):
-    """The methods the engine builds, so that a test sees banks and twins too."""
+    """The methods the engine builds, so that a test sees banks and momentum encoders too."""
     methods, build = [], engine.build
     monkeypatch.setattr(engine, "build", lambda *args: methods.append(build(*args)) or methods[-1])
     return methods
@@ -212,7 +212,7 @@ def test_killed_while_it_trains_resumes_bit_identically(tmp_path):
 
 @pytest.mark.slow
 def test_compiled_backbones_compute_what_they_did(pool):
-    """torch.compile takes a minute; one step's losses and gradients, and what the twin's batch norm has seen."""
+    """torch.compile takes a minute; one step's losses and gradients, and what the momentum encoder's batch norm has seen."""
     batch = {"images": pool.images[:6], "labels": pool.labels[:6]}
     settings, found = make_config("detco"), []
     for compiled in (False, True):
@@ -223,7 +223,7 @@ def test_compiled_backbones_compute_what_they_did(pool):
         losses = method.loss(method.views(batch))
         sum(losses.values()).backward()
         found.append((losses, {name: p.grad for name, p in method.encoder.named_parameters()},
-                      dict(method.twin.named_buffers())))
+                      dict(method.momentum_encoder.named_buffers())))
     for whole, compiled in zip(*found):
         for name in whole:  # batch norm over few pixels magnifies rounding
             difference = (compiled[name].double() - whole[name].double()).norm()
@@ -252,7 +252,7 @@ def test_the_fused_optimiser_on_channels_last_weights_takes_sgds_steps(pool, tmp
     def watched(self, wrapper):
         built = build(self, wrapper)
         fused, = built.optimizer.param_groups
-        params = [p for p in fused["params"] if p.requires_grad]  # the twin follows its own rule
+        params = [p for p in fused["params"] if p.requires_grad]  # the momentum encoder follows its own rule
         assert fused["fused"] and not all(p.is_contiguous() for p in params)
         copies = [p.detach().clone(memory_format=torch.contiguous_format) for p in params]
         plain = torch.optim.SGD(copies, **{key: fused[key] for key in ("lr", "momentum", "weight_decay")})

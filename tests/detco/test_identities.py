@@ -1,4 +1,4 @@
-"""The identities of DetCo: against MoCo v2, across ranks, for the loss, the banks and the twin."""
+"""The identities of DetCo: against MoCo v2, across ranks, for the loss, the banks and the momentum encoder."""
 from copy import deepcopy
 
 import pytest
@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 from baselines.moco_v2 import MoCoV2
 from detco.backbone import pooled
-from detco.bank import MemoryBank
+from detco.memory_bank import MemoryBank
 from detco.detco import DetCo
 from detco.loss import info_nce
-from detco.twin import MomentumTwin
+from detco.momentum_encoder import MomentumEncoder
 
 GLOBAL, LOCAL = dict(size=32, blur_sigma=(0.1, 0.5)), dict(size=36, area=(0.6, 1.0), grid=3, patch=10)
 
@@ -114,7 +114,7 @@ def test_detco_loss_equals_its_definition_term_by_term():
         bank.enqueue(F.normalize(torch.randn(7, 16)))
     banks = {name: bank.keys.clone() for name, bank in method.banks.items()}
     losses = method.loss(views)
-    keys = {k: method.twin.module(views[f"{k}_k"]) for k in ("global", "local")}
+    keys = {k: method.momentum_encoder.module(views[f"{k}_k"]) for k in ("global", "local")}
     queries = {k: method.encoder(views[f"{k}_q"]) for k in ("global", "local")}
     assert len(losses) == 12 and len(method.banks) == 8
     for i, (level, weight) in enumerate(zip(("c2", "c3", "c4", "c5"), (0.1, 0.4, 0.7, 1.0))):
@@ -149,17 +149,17 @@ def test_negatives_are_the_banks_before_this_steps_keys_enter():
     assert all((before[n] != b.keys).any(1).sum() == 4 for n, b in method.banks.items())
 
 
-def test_twin_never_has_a_gradient_and_follows_by_m():
+def test_momentum_encoder_never_has_a_gradient_and_follows_by_m():
     torch.manual_seed(0)
     method = detco(momentum=0.75)
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], 0.1)
-    old = [p.clone() for p in method.twin.parameters()]
+    old = [p.clone() for p in method.momentum_encoder.parameters()]
     step(method, optimizer, 0)
-    new, query = list(method.twin.parameters()), list(method.encoder.parameters())
+    new, query = list(method.momentum_encoder.parameters()), list(method.encoder.parameters())
     assert all(p.grad is None and not p.requires_grad for p in new)
     assert any((a != b).any() for a, b in zip(new, old))
-    for twin, before, follows in zip(new, old, query, strict=True):
-        torch.testing.assert_close(twin, 0.75 * before + 0.25 * follows.detach(), rtol=1e-5, atol=1e-7)
+    for follower, before, follows in zip(new, old, query, strict=True):
+        torch.testing.assert_close(follower, 0.75 * before + 0.25 * follows.detach(), rtol=1e-5, atol=1e-7)
 
 
 def test_a_batch_in_parts_is_the_whole_batch():
@@ -181,12 +181,12 @@ def test_a_batch_in_parts_is_the_whole_batch():
         assert parts.banks[name].pointer == bank.pointer == 6
 
 
-def test_twin_keeps_batch_statistics_of_its_own():
+def test_momentum_encoder_keeps_batch_statistics_of_its_own():
     encoder = nn.BatchNorm1d(3)
-    twin = MomentumTwin(encoder, 0.9)
+    momentum_encoder = MomentumEncoder(encoder, 0.9)
     encoder(torch.randn(8, 3) + 5)
-    twin.update(encoder)
-    assert torch.equal(twin.module.running_mean, torch.zeros(3))
+    momentum_encoder.update(encoder)
+    assert torch.equal(momentum_encoder.module.running_mean, torch.zeros(3))
 
 
 def test_eight_projectors_with_nine_patches_side_by_side():

@@ -1,0 +1,168 @@
+"""Detectors, and whatever else mmdetection's Runner trains: one row's training, evaluation and scores."""
+from pathlib import Path
+
+from mmengine.registry import LOOPS
+from mmengine.runner import ValLoop
+
+from benchmarks.detection import precise_bn, mmcv_ops  # noqa: F401 - hooks registers itself
+from benchmarks.data.sources import CocoData
+from benchmarks.detection.evaluate import score
+from benchmarks.transfer import Job, Protocol
+from detco import checkpoint as checkpoints
+from detco.config import digest
+from detco.errors import UserError
+from detco.files import sha256
+from detco.runner import Runner, quiet
+
+
+def measure(job: Job) -> dict:
+    """Train and evaluate one detector; the record's fields that say what came out (`benchmarks.transfer.transfer`).
+
+    Raises CheckpointError where the checkpoint does not fit, DivergedError at a loss that is not finite.
+    """
+    from mmengine import dist
+
+    config = runner_config(job.protocol, job.data, job.seed, job.workers, dist.get_world_size(), job.limit,
+                           job.max_per_process)
+    backbone = (job.checkpoint_path, job.checkpoint, job.protocol.config["load"]) if job.load else None
+    runner = _run(config, backbone, job.work_dir, f"{job.name} seed {job.seed}", job.resume)
+    hub = runner.message_hub
+    return _scored(job) | dict(
+        load_report=runner.load_report,
+        train_losses={key: float(series.current()) for key, series in hub.log_scalars.items()
+                      if key.startswith("train/loss")},
+        cost=dict(train_seconds=round(hub.get_info("train_seconds", 0.0), 1), earlier_seconds=runner.clock.before,
+                  accumulation=config["optim_wrapper"]["accumulative_counts"]))
+
+
+def load_backbone(model, path: Path, checkpoint: checkpoints.Checkpoint, rules: list) -> dict:
+    """Load a checkpoint into a detector by the task's prefix rules; the load report.
+
+    Raises CheckpointError when a key finds no place or a place it should fill stays empty.
+    """
+    state = checkpoints.to_protocol(checkpoint, path)
+    renamed = {}
+    for key, value in state.items():
+        source, target = next((s, t) for s, t in rules if key.startswith(s))
+        renamed[target + key.removeprefix(source)] = value
+    own = model.state_dict()
+    unexpected = [k for k, v in renamed.items() if k not in own or own[k].shape != v.shape]
+    targets = tuple(target for _, target in rules)
+    missing = [k for k in own if k.startswith(targets) and k not in renamed and not k.endswith("num_batches_tracked")]
+    if unexpected or missing:
+        raise checkpoints.CheckpointError(
+            f"checkpoint {path}: a {checkpoint.metadata['arch']} does not fit the detector: "
+            f"{len(unexpected)} keys without a place ({', '.join(unexpected[:3])}), {len(missing)} empty places "
+            f"({', '.join(missing[:3])})")
+    model.load_state_dict(renamed, strict=False)
+    fresh = sorted({k.rsplit(".", 1)[0] for k in own if k not in renamed and not k.endswith("num_batches_tracked")})
+    return dict(loaded=len(renamed), missing=missing, unexpected=unexpected, ignored=checkpoint.ignored, fresh=fresh)
+
+
+@LOOPS.register_module()
+class WitnessedValLoop(ValLoop):
+    """mmengine's evaluation, which knows whether it has run: a run stopped before it must catch up."""
+
+    evaluated = False
+
+    def run(self) -> dict:
+        metrics = super().run()
+        self.evaluated = True
+        return metrics
+
+
+class TransferRunner(Runner):
+    """Loads the backbone after mmengine has initialised the detector, and before a resume overrides both."""
+
+    def __init__(self, *args, backbone=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.backbone, self.load_report = backbone, {}
+
+    def load_or_resume(self):
+        if self.backbone and not self._has_loaded:
+            self.load_report = load_backbone(getattr(self.model, "module", self.model), *self.backbone)
+        super().load_or_resume()
+
+
+def runner_config(protocol: Protocol, data: CocoData, seed: int, workers: int, world_size: int,
+                  limit: int | None = None, max_per_process: int | None = None) -> dict:
+    """Keyword arguments of mmengine's Runner for a protocol.
+
+    The total batch is kept on any number of processes: a process that shall not take its share at once does several
+    forward passes a step (accumulation), and iterations count accordingly.
+    """
+    config = protocol.config
+    schedule, warmup, total = config["schedule"], config["warmup"], config["data"]["total_batch"]
+    if total % world_size:
+        raise UserError(f"{protocol.task}: a total batch of {total} does not divide among {world_size} processes")
+    per_process = total // world_size
+    accumulate = next(n for n in range(1, per_process + 1)
+                      if per_process % n == 0 and per_process // n <= (max_per_process or per_process))
+    iterations = schedule["iterations"] * accumulate
+    dataset = dict(type=config["data"]["dataset"], metainfo=dict(classes=tuple(data.classes)), backend_args=None)
+    train = dict(ann_file=str(data.train_annotations), data_prefix=dict(img=f"{data.train_images}/"),
+                 filter_cfg=config["data"]["filter_cfg"], pipeline=config["train_pipeline"])
+    val = dict(ann_file=str(data.val_annotations), data_prefix=dict(img=f"{data.val_images}/"), test_mode=True,
+               indices=limit, pipeline=config["test_pipeline"])
+    loader = dict(num_workers=workers, persistent_workers=workers > 0)
+    return dict(
+        model=_synchronised(config["model"]) if world_size > 1 else config["model"],
+        train_dataloader=dict(batch_size=per_process // accumulate, **loader, dataset=dataset | train,
+                              sampler=dict(type="InfiniteSampler", shuffle=True, seed=seed),
+                              batch_sampler=config["data"]["batch_sampler"]),
+        val_dataloader=dict(batch_size=1, **loader, dataset=dataset | val, drop_last=False,
+                            sampler=dict(type="DefaultSampler", shuffle=False)),
+        val_evaluator=config["evaluator"] | dict(format_only=True, ann_file=str(data.val_annotations)),
+        train_cfg=dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=iterations),
+        val_cfg=dict(type="WitnessedValLoop"),
+        optim_wrapper=dict(type="OptimWrapper", accumulative_counts=accumulate) | config["optimizer"],
+        param_scheduler=[
+            dict(type="LinearLR", start_factor=warmup["start_factor"], by_epoch=False, begin=0,
+                 end=warmup["iterations"] * accumulate),
+            dict(type="MultiStepLR", by_epoch=False, gamma=config["lr_decay"],
+                 milestones=[m * accumulate for m in schedule["milestones"]])],
+        default_hooks=dict(
+            logger=dict(type="LoggerHook", interval=min(20, iterations)),
+            checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=max(1, min(iterations // 4, 5000)),
+                            max_keep_ckpts=2)),
+        custom_hooks=[dict(type="PreciseBNHook", iterations=config["precise_bn"]["iterations"])],
+        log_processor=dict(by_epoch=False), randomness=dict(seed=seed), default_scope="mmdet")
+
+
+def _synchronised(node):
+    """The model's config with every BN turned into one that synchronises over ranks."""
+    from mmengine.device import get_device
+
+    kind = "SyncBN" if get_device() == "cuda" else "DetCoSyncBN"
+    if isinstance(node, dict):
+        return {k: kind if k == "type" and v == "BN" else _synchronised(v) for k, v in node.items()}
+    return type(node)(map(_synchronised, node)) if isinstance(node, (list, tuple)) else node
+
+
+def _run(config: dict, backbone: tuple | None, work_dir: Path, label: str, resume: bool) -> TransferRunner:
+    """Train, evaluate, and leave `detections.<kind>` in the work folder; the runner that did."""
+    from mmengine.config import ConfigDict
+
+    from benchmarks.detection import modules, keypoints, semantic  # noqa: F401 - register themselves; import mmdet
+
+    with quiet(work_dir / "run.log"):
+        config["val_evaluator"]["outfile_prefix"] = str(work_dir / "detections")
+        runner = TransferRunner(
+            **ConfigDict(config), work_dir=str(work_dir), resume=resume, label=label,
+            visualizer=dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend")]),
+            experiment_name=f"transfer-{work_dir.name}", backbone=backbone)
+        runner.train()
+        if runner.iter >= runner.max_iters and not runner.val_loop.evaluated:
+            runner.val()  # stopped between training and evaluation
+    return runner
+
+
+def _scored(job: Job) -> dict:
+    """Metrics, per-class scores and the hash of the detections in the work folder."""
+    metrics, per_class, hashes = {}, {}, []
+    for kind in job.protocol.config["task"]["metrics"]:
+        file = job.work_dir / f"detections.{kind}.json"
+        scores, per_class[kind] = score(kind, job.data.val_annotations, file, job.limit)
+        metrics |= scores
+        hashes.append(sha256(file))
+    return dict(metrics=metrics, per_class=per_class, detections=digest(hashes))

@@ -1,0 +1,132 @@
+"""Frozen features: C5 of test-time crops, pooled, computed once a checkpoint and kept on disk in chunks."""
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine import dist
+from mmengine.device import get_device
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets.folder import default_loader
+from torchvision.transforms.v2 import functional as F
+
+from benchmarks.data.sources import DataError
+from benchmarks.detection.runner import load_backbone
+from benchmarks.transfer import Job
+from detco.backbone import ResNetLevels
+from detco.config import digest
+from detco.console import progress_bar, stop_if_asked
+from detco.files import replacing, sha256
+from detco.views import MEAN, STD
+
+CHUNK = 2048  # images a file: at most 8 MiB, seconds of work to lose
+BATCH = 128
+
+
+class PooledC5(nn.Module):
+    """A frozen ResNet: normalised images [N, 3, S, S] -> its C5, averaged over positions: float32 [N, C].
+
+    Batch norm keeps the checkpoint's statistics, in training too: they are part of what is measured (MoCo's
+    main_lincls.py).
+    """
+
+    def __init__(self, arch: str):
+        super().__init__()
+        self.backbone = ResNetLevels(arch)
+        self.channels = self.backbone.channels["c5"]
+        self.requires_grad_(False).train(False)
+
+    def train(self, mode: bool = True):
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.backbone(images)["c5"].float().mean((2, 3))
+
+    @torch.no_grad()
+    def of_crops(self, crops: Tensor) -> Tensor:
+        """uint8 crops [N, 3, S, S] on any device -> features [N, C] on the module's; bfloat16 inside on a GPU."""
+        device = next(self.parameters()).device
+        images = F.normalize(F.to_dtype(crops.to(device, non_blocking=True), torch.float32, scale=True), MEAN, STD)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            return self(images)
+
+
+def frozen(job: Job) -> tuple[PooledC5, dict]:
+    """The job's backbone on this process's device, and the report of loading it. Raises CheckpointError."""
+    torch.manual_seed(job.seed)
+    model = PooledC5(job.protocol.config["arch"])
+    report = load_backbone(model, job.checkpoint_path, job.checkpoint, [("", "backbone.")]) if job.load else {}
+    return model.to(get_device()), report
+
+
+class CentreCrops(Dataset):
+    """Test-time crops: a list of image numbers -> uint8 [N, 3, crop, crop].
+
+    Args:
+        images: uint8 [M, 3, H, W], or paths.
+        sizes: `resize`, what the shorter side becomes, and `crop`, the side of its centre that is kept; pixels.
+    """
+
+    def __init__(self, images: Tensor | list, sizes: dict):
+        self.images, self.resize, self.crop = images, sizes["resize"], sizes["crop"]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, numbers: list[int]) -> Tensor:
+        if isinstance(self.images, Tensor):
+            return self._cropped(self.images[numbers])
+        return torch.stack([F.pil_to_tensor(self._cropped(self._decoded(self.images[i]))) for i in numbers])
+
+    def _cropped(self, image):
+        return F.center_crop(F.resize(image, [self.resize], antialias=True), [self.crop])
+
+    @staticmethod
+    def _decoded(path: Path):
+        try:
+            return default_loader(str(path))
+        except OSError as error:
+            raise DataError(f"image {path}: cannot be decoded ({error}); fetch or prepare it again") from None
+
+    def loader(self, batches: list[list[int]], workers: int) -> DataLoader:
+        """The crops of each batch of numbers, in order; by worker processes where images must be decoded."""
+        return DataLoader(self, sampler=batches, batch_size=None, pin_memory=torch.cuda.is_available(),
+                          num_workers=0 if isinstance(self.images, Tensor) else workers)
+
+
+def extract(job: Job, model: PooledC5, images: Tensor | list, split: str) -> list[Path]:
+    """Unit-length features of a split's images: files of float16 [CHUNK, C] in the images' order, the last shorter.
+
+    The files lie beside the rows' work folders, under a name made of all that decides their content, so that
+    every seed of a row reads the same ones. Ranks share the chunks out; a chunk that is there is not computed
+    again, which is how an interrupted extraction goes on. Float16 keeps eleven binary digits, bfloat16 layers
+    give eight.
+
+    Args:
+        images: uint8 [M, 3, H, W], or paths.
+        split: what the folder and the progress bar call them.
+    Raises DataError for an image that cannot be decoded.
+    """
+    config = job.protocol.config
+    key = digest([sha256(job.checkpoint_path) if job.load else job.seed, job.data.fingerprint, job.limit,
+                  config["data"], config["task"]["version"], get_device()])
+    folder = job.work_dir.parent / "features" / f"{split}-{key[:12]}"
+    chunks = [range(len(images))[start:start + CHUNK] for start in range(0, len(images), CHUNK)]
+    paths = [folder / f"{chunk.start:08d}.npy" for chunk in chunks]
+    todo = [chunk for chunk, path in list(zip(chunks, paths))[dist.get_rank()::dist.get_world_size()]
+            if not path.is_file()]
+    batches = [list(chunk[i:i + BATCH]) for chunk in todo for i in range(0, len(chunk), BATCH)]
+    loader = CentreCrops(images, config["data"]).loader(batches, job.workers)
+    rows = []
+    with progress_bar(disable=not dist.is_main_process()) as bar:
+        for crops, batch in zip(bar.track(loader, description=f"{job.name}: {split} features"), batches):
+            stop_if_asked()
+            rows.append(normalize(model.of_crops(crops)).half().cpu())
+            chunk = batch[-1] // CHUNK
+            if batch[-1] == chunks[chunk][-1]:
+                with replacing(paths[chunk]) as temporary, open(temporary, "wb") as file:
+                    np.save(file, torch.cat(rows).numpy())
+                rows = []
+    dist.barrier()
+    return paths
