@@ -3,8 +3,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from detco import config
-from detco.errors import UserError
-from detco.registry import nearest
+from detco.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from mmengine.config import ConfigDict

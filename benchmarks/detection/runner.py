@@ -4,10 +4,11 @@ from pathlib import Path
 from mmengine.registry import LOOPS
 from mmengine.runner import ValLoop
 
-from benchmarks.detection import precise_bn, mmcv_ops  # noqa: F401 - hooks registers itself
-from benchmarks.data.sources import CocoData
+from benchmarks.data.coco import CocoData
+from benchmarks.detection import precise_bn  # noqa: F401 - registers itself
 from benchmarks.detection.evaluate import score
-from benchmarks.transfer import Job, Protocol
+from benchmarks.protocol import Protocol
+from benchmarks.transfer import Job
 from detco import checkpoint as checkpoints
 from detco.config import digest
 from detco.errors import UserError
@@ -143,7 +144,7 @@ def _run(config: dict, backbone: tuple | None, work_dir: Path, label: str, resum
     """Train, evaluate, and leave `detections.<kind>` in the work folder; the runner that did."""
     from mmengine.config import ConfigDict
 
-    from benchmarks.detection import modules, keypoints, semantic  # noqa: F401 - register themselves; import mmdet
+    from benchmarks.detection import keypoints, modules, semantic  # noqa: F401 - register themselves; import mmdet
 
     with quiet(work_dir / "run.log"):
         config["val_evaluator"]["outfile_prefix"] = str(work_dir / "detections")

@@ -11,13 +11,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import default_loader
 from torchvision.transforms.v2 import functional as F
 
-from benchmarks.data.sources import DataError
+from benchmarks.data.coco import DataError
 from benchmarks.detection.runner import load_backbone
 from benchmarks.transfer import Job
 from detco.backbone import ResNetLevels
 from detco.config import digest
 from detco.console import progress_bar, stop_if_asked
-from detco.files import replacing, sha256
+from detco.files import replacing
 from detco.views import MEAN, STD
 
 CHUNK = 2048  # images a file: at most 8 MiB, seconds of work to lose
@@ -109,7 +109,7 @@ def extract(job: Job, model: PooledC5, images: Tensor | list, split: str) -> lis
     Raises DataError for an image that cannot be decoded.
     """
     config = job.protocol.config
-    key = digest([sha256(job.checkpoint_path) if job.load else job.seed, job.data.fingerprint, job.limit,
+    key = digest([job.identity if job.load else job.seed, job.data.fingerprint, job.limit,
                   config["data"], config["task"]["version"], get_device()])
     folder = job.work_dir.parent / "features" / f"{split}-{key[:12]}"
     chunks = [range(len(images))[start:start + CHUNK] for start in range(0, len(images), CHUNK)]
