@@ -3,6 +3,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from detco import config
 from detco.errors import UserError
@@ -154,11 +155,10 @@ def words_of(request: Request) -> list[str]:
     return words
 
 
-def change_of(words: str) -> tuple[str, str, str]:
-    """"pretrain.optimizer.lr=0.06" -> ("pretrain", "optimizer.lr", "0.06"). Raises UserError for another form."""
-    key, sign, value = words.partition("=")
-    part, dot, field = key.strip().partition(".")
-    if not (sign and dot and field) or part not in ("pretrain", "task"):
+def change_of(words: str) -> tuple[str, str, Any]:
+    """"pretrain.optimizer.lr=0.06" -> ("pretrain", "optimizer.lr", 0.06). Raises UserError for another form."""
+    part, dot, field = words.strip().partition(".")
+    if not dot or part not in ("pretrain", "task"):
         raise UserError(f"--set {words}: give pretrain.FIELD=VALUE or task.FIELD=VALUE, such as "
                         "pretrain.optimizer.lr=0.06")
-    return part, field, value.strip()
+    return part, *config.parse_change(field)

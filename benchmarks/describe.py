@@ -5,7 +5,7 @@ from tabulate import tabulate
 
 from benchmarks.estimates import KEPT, detector_bytes, filed_cost, filed_hours, state_bytes
 from benchmarks.plan import Plan, Pretraining
-from detco.engine import recipe_hash
+from detco.config import recipe_hash
 from leaderboard.record import read_all
 
 UNKNOWN = "?"

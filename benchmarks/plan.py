@@ -7,17 +7,17 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.recipe import load_scale, resolve_recipe, scale_names
+from benchmarks.recipe import load_scale, resolve_recipe
 
 from benchmarks.cli import Request, change_of
 from benchmarks.data import sources
 from benchmarks.estimates import KEPT, detector_bytes, state_bytes
 from benchmarks.protocol import Protocol, protocol_of
-from benchmarks.task import load_task, overrides_at, source_of, task_names
+from benchmarks.task import defined_at, load_task, overrides_at, source_of, task_names
 from detco import config
 from detco.errors import UserError, nearest, several
 from leaderboard.record import NAME, read_all
@@ -109,7 +109,7 @@ class Plan:
     """What will run, in order: checkpoints, then a row of each for each transfer and seed.
 
     Attributes:
-        data: whose data the scale runs on (`benchmarks.data.sources`): its own name's, unless its config says `data`.
+        data: whose data the scale runs on (`benchmarks.data.sources`).
         note: announces the scale.
     """
 
@@ -140,20 +140,18 @@ def make(request: Request) -> Plan:
     methods = _chosen("method", request.methods, config.names("pretrain"))
     tasks = _chosen("task", request.tasks, task_names())
     scale, note = (request.scale, "") if request.scale else _default_scale(request.data_root)
-    if scale not in scale_names():
-        raise UserError(nearest("scale", scale, scale_names()))
     scale_config = load_scale(scale)
-    data = scale_config.get("data", scale)
+    data = scale_config["data"]
     if data not in sources.SOURCES:
         raise UserError(f"scale {scale}: its config names no data that there is: {', '.join(sources.SOURCES)}")
     _check_row_names(request, methods)
     _check_installed(request)
     changes = _changes(request.changes)
     if request.tasks == ("all",):
-        tasks = [task for task in tasks if sources.has(data, source_of(load_task(task)))]
+        tasks = [task for task in tasks if defined_at(task, scale_config)]
     transfers = () if request.pretrain_only else _transfers(request, scale, data, scale_config, tasks, changes["task"])
     plan = Plan(
-        scale, data, note or f"scale {scale}: {headline_of(scale)}",
+        scale, data, note or f"scale {scale}: {scale_config['description']}",
         Folders(request.data_root, request.work_dir, request.results),
         Options(resume=request.resume, force=request.force, replace=request.replace, load=not request.no_load,
                 limit=request.limit, workers=request.workers, max_per_process=request.max_per_process,
@@ -174,11 +172,6 @@ def require_data(plan: Plan) -> None:
         needed |= {"pool": None}
     for source in needed:
         sources.require(plan.data, source, plan.folders.data_root)
-
-
-def headline_of(scale: str) -> str:
-    """What a scale is, in one line."""
-    return config.headline(config.CONFIGS / "scales" / f"{scale}.py")
 
 
 def _check_numbers(request: Request) -> None:
@@ -244,14 +237,20 @@ def _check_installed(request: Request) -> None:
                         "--compile out")
 
 
-def _changes(words: Sequence[str]) -> dict[str, dict[str, str]]:
-    """--set's changes of "pretrain" and of "task": field -> value, as typed."""
-    found: dict[str, dict[str, str]] = {"pretrain": {}, "task": {}}
+def _changes(words: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """--set's changes of "pretrain" and of "task": field -> value."""
+    found: dict[str, dict[str, Any]] = {"pretrain": {}, "task": {}}
     for part, field, value in map(change_of, words):
         if field in found[part]:
             raise UserError(f"--set {part}.{field} is given twice")
         found[part][field] = value
     return found
+
+
+def _placed(changes: dict[str, Any], written: dict, within: str) -> dict[str, Any]:
+    """Changes with the keys they have in a config: what it does not know at its top is looked for `within` a part."""
+    return {key if key.partition(".")[0] in written or key.partition(".")[0] not in written.get(within, {})
+            else f"{within}.{key}": value for key, value in changes.items()}
 
 
 def _suffix(changes: dict[str, Any]) -> str:
@@ -260,14 +259,15 @@ def _suffix(changes: dict[str, Any]) -> str:
 
 
 def _pretraining(request: Request, method: str, seed: int, data: str, scale_config: dict,
-                 changes: dict[str, str]) -> Pretraining:
-    recipe, made = config.apply_changes(resolve_recipe(method, scale_config), changes, within=("method",))
+                 changes: dict[str, Any]) -> Pretraining:
+    changes = _placed(changes, resolve_recipe(method, scale_config), "method")
+    recipe = resolve_recipe(method, scale_config, changes)
     schedule = recipe["schedule"]
     if request.accumulation > 1:
         schedule["accumulation"] = request.accumulation
     if request.compile:
         recipe["compile"] = True
-    images, row = sources.pool_size(data, request.data_root), method + _suffix(made)
+    images, row = sources.pool_size(data, request.data_root), method + _suffix(changes)
     if request.limit and schedule["epochs"]:
         schedule["epochs"] = 1
         images = request.limit * schedule["batch"]
@@ -293,7 +293,7 @@ def _foreign(request: Request, scale: str, arch: str) -> Foreign:
 
 
 def _transfers(request: Request, scale: str, data: str, scale_config: dict, tasks: list[str],
-               changes: dict[str, str]) -> tuple[Transfer, ...]:
+               changes: dict[str, Any]) -> tuple[Transfer, ...]:
     known = {task: _schedules(task, scale_config) for task in tasks}
     names = list(dict.fromkeys(name for schedules in known.values() for name in schedules))
     for option, asked, sign in (("schedule", request.schedule, ""), ("share", request.share, "%")):
@@ -315,18 +315,18 @@ def _schedule(request: Request, known: dict[str, dict]) -> str | None:
 
 
 def _transfer(request: Request, scale: str, data: str, scale_config: dict, task: str, known: dict[str, dict],
-              changes: dict[str, str]) -> Transfer:
+              changes: dict[str, Any]) -> Transfer:
     source = source_of(load_task(task))
     classes = sources.classes_of(data, source, request.data_root)
-    overrides, schedule = overrides_at(task, scale_config), _schedule(request, known)
+    changes = _placed(changes, load_task(task), "model")
+    overrides, schedule = overrides_at(task, scale_config, changes), _schedule(request, known)
     if request.limit:
         overrides |= _shortened(task, overrides, known, schedule, request.limit)
         schedule = None
     protocol = protocol_of(task, scale, scale_config["arch"], classes, overrides, schedule)
-    changed, made = config.apply_changes(protocol.config, changes, within=("model",))
     asked = dict(share=request.share if f"{request.share}%" in known else None,
                  schedule=request.schedule if request.schedule in known else None)
-    return Transfer(Protocol(task, scale, protocol.schedule + _suffix(made), changed), source, made, asked)
+    return Transfer(replace(protocol, schedule=protocol.schedule + _suffix(changes)), source, changes, asked)
 
 
 def _shortened(task: str, overrides: dict, known: dict[str, dict], schedule: str | None, limit: int) -> dict[str, Any]:

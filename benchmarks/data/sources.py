@@ -56,11 +56,6 @@ POOL_IMAGES = {"mini": 4000, "small": 9469, "paper": 1_281_167}  # of the traini
 POOL_FILES = {"mini": POOLS, "small": POOLS, "paper": {split: f"imagenet/{split}" for split in SPLITS}}
 
 
-def has(scale: str, source: str) -> bool:
-    """Whether a scale has a source of transfer data; every one has its pool."""
-    return source == "imagenet" or source in SOURCES[scale]
-
-
 def folder_of(scale: str, root: Path) -> Path:
     """Where a scale's data lies."""
     return root if scale == "paper" else root / scale

@@ -62,13 +62,6 @@ _base_ = ["./coco_retinanet_fpn.py"]
 task = dict(name="coco_retinanet_strict", version=1)
 model = dict(train_cfg=dict(assigner=dict(pos_iou_thr=0.6)))
 '''
-SCALE = '''"""Half of mini."""
-_base_ = ["./mini.py"]
-data = "mini"
-pretrain = dict(schedule=dict(epochs=2, batch=32, policy="cosine"))
-'''
-
-
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A copy of the configs in the place of the suite's, a folder to import from, and few synthetic images."""
@@ -125,7 +118,8 @@ def test_a_detection_task_is_a_config(folder, capsys):
 
 
 def test_a_scale_is_a_file(folder, capsys):
-    (folder / "configs" / "scales" / "half.py").write_text(SCALE)
+    scales = folder / "configs" / "scales"
+    (scales / "half.py").write_text((scales / "mini.py").read_text().replace("epochs=4", "epochs=2"))
     [pretraining] = plans.make(request_of(words(folder, "--method", "detco", "--scale", "half"))).pretrainings
     assert pretraining.recipe["schedule"]["epochs"] == 2 and pretraining.recipe["method"]["global_view"]["size"] == 48
     record = row(folder, capsys, "--method", "moco_v2", "--scale", "half", "--task", "knn")
