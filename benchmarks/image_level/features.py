@@ -12,8 +12,8 @@ from torchvision.datasets.folder import default_loader
 from torchvision.transforms.v2 import functional as F
 
 from benchmarks.data.coco import DataError
-from benchmarks.detection.runner import load_backbone
 from benchmarks.transfer import Job
+from detco import checkpoint as checkpoints
 from detco.backbone import ResNetLevels
 from detco.config import digest
 from detco.console import progress_bar, stop_if_asked
@@ -56,7 +56,7 @@ def frozen(job: Job) -> tuple[PooledC5, dict]:
     """The job's backbone on this process's device, and the report of loading it. Raises CheckpointError."""
     torch.manual_seed(job.seed)
     model = PooledC5(job.protocol.config["arch"])
-    report = load_backbone(model, job.checkpoint_path, job.checkpoint, [("", "backbone.")]) if job.load else {}
+    report = checkpoints.load_into(model, job.checkpoint, [("", "backbone.")], job.checkpoint_path) if job.load else {}
     return model.to(get_device()), report
 
 

@@ -43,7 +43,7 @@ def checkpoint(arch="resnet18"):
 
 def test_every_tensor_of_the_backbone_arrives_where_it_belongs(detector, protocol, tmp_path):
     source = checkpoint()
-    report = harness.load_backbone(detector, tmp_path / "a", source, protocol.config["load"])
+    report = checkpoints.load_into(detector, source, protocol.config["load"], tmp_path / "a")
     assert report["loaded"] == len(source.state) and not report["missing"] and not report["unexpected"]
     for key, value in source.state.items():
         part = detector.roi_head.shared_head if key.startswith("layer4.") else detector.backbone
@@ -58,8 +58,8 @@ def test_every_tensor_of_the_backbone_arrives_where_it_belongs(detector, protoco
 def test_a_tensor_that_finds_no_place_or_leaves_one_empty_is_an_error(harm, detector, protocol, tmp_path):
     source = checkpoint()
     harm(source.state)
-    with pytest.raises(checkpoints.CheckpointError, match="does not fit the detector"):
-        harness.load_backbone(detector, tmp_path / "a", source, protocol.config["load"])
+    with pytest.raises(checkpoints.CheckpointError, match="does not fit the model"):
+        checkpoints.load_into(detector, source, protocol.config["load"], tmp_path / "a")
 
 
 def test_fingerprint_holds_the_protocol_and_nothing_of_the_run(protocol, tmp_path):
