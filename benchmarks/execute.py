@@ -10,6 +10,7 @@ from mmengine import dist
 from benchmarks.data import coco, sources
 from benchmarks.data.coco import CocoData, DataError
 from benchmarks.plan import Foreign, Options, Plan, Pretraining, Transfer
+from benchmarks.task import without_prose
 from benchmarks.transfer import Job, transfer
 from detco import checkpoint as checkpoints
 from detco import engine
@@ -107,6 +108,10 @@ class Pools:
     def fingerprint(self) -> str:
         return digest([self.train.fingerprint, self.val.fingerprint])
 
+    @property
+    def counts(self) -> dict[str, int]:
+        return dict(train=len(self.train.images), val=len(self.val.images))
+
 
 def data_for(step: Transfer, scale: str, data_root: Path) -> CocoData | Pools:
     """What a task learns from and is tested on, of a scale's data, checked. Raises DataError."""
@@ -177,7 +182,8 @@ def _row(plan: Plan, step: Transfer, data: CocoData | Pools, ready: Ready, seed:
             ready.checkpoint, ready.identity, folder, resume=options.resume and not options.force, load=options.load,
             limit=options.limit, workers=_workers(options.workers), max_per_process=options.max_per_process))
     if options.filed and dist.is_main_process():
-        _log(record.file(plan.folders.results, result, options.replace))
+        outcome = record.file(plan.folders.results, result, without_prose(protocol.config), options.replace)
+        _log(f"{ready.row}, {protocol.task}, {seeds}: {outcome.line}")
     return result
 
 

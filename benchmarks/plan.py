@@ -263,6 +263,9 @@ def _pretraining(request: Request, method: str, seed: int, data: str, scale_conf
     changes = _placed(changes, resolve_recipe(method, scale_config), "method")
     recipe = resolve_recipe(method, scale_config, changes)
     schedule = recipe["schedule"]
+    if recipe["method"]["arch"] != scale_config["arch"]:
+        raise UserError(f"{method}: a {recipe['method']['arch']}; the {scale_config['name']} scale's tasks run "
+                        f"{scale_config['arch']}")
     if request.accumulation > 1:
         schedule["accumulation"] = request.accumulation
     if request.compile:

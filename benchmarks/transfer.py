@@ -11,7 +11,7 @@ from benchmarks.environment import PeakMemory, device_name, environment
 from benchmarks.protocol import Protocol
 from detco.checkpoint import Checkpoint, CheckpointError
 from detco.files import replacing
-from leaderboard.record import SCHEMA
+from leaderboard.record import SCHEMA, brief_report
 
 # What measures a task's rows, by `task.kind`: a function from a Job to the record's fields that say what came out
 # (metrics, per_class, load_report, train_losses, detections, cost). A kind of one's own is named "module:function".
@@ -55,6 +55,11 @@ class Job:
     workers: int = 0
     max_per_process: int | None = None
 
+    @property
+    def images(self) -> dict[str, int] | None:
+        """How many there are to learn from and to be tested on; None where the data does not say."""
+        return getattr(self.data, "counts", None)
+
 
 def transfer(job: Job) -> dict:
     """Measure one row; the result record (leaderboard/schema.json), also kept in the job's work folder.
@@ -76,18 +81,19 @@ def transfer(job: Job) -> dict:
     measured = resolve_name(KINDS.get(protocol.kind, protocol.kind))(job)
     cost = measured.pop("cost")
     earlier = cost.pop("earlier_seconds", 0.0)
+    measured["load_report"] = brief_report(measured["load_report"])
     recipe = dict(hash=metadata["recipe"], config=metadata.pop("recipe_config"), pool=metadata["pool"])
     record = dict(deterministic=False) | measured | dict(
         schema=SCHEMA, task=protocol.task, task_version=protocol.version,
         main_metric=protocol.config["task"]["main_metric"], scale=protocol.scale, schedule=protocol.schedule,
         arch=metadata["arch"], method=job.name, seed=job.seed, pretrain_seed=job.pretrain_seed,
         protocol_fingerprint=protocol.fingerprint, data_fingerprint=job.data.fingerprint,
-        data=dict(source=job.source), changes=job.changes, recipe=recipe,
+        data=dict(source=job.source, images=job.images), changes=job.changes, recipe=recipe,
         checkpoint=dict(hash=job.identity, metadata=metadata),
         cost=cost | dict(
             wall_seconds=round(time.perf_counter() - started + earlier, 1), resumed=earlier > 0,
             peak_memory_bytes=memory.bytes(), device=device_name(get_device()), **_used(job, dist.get_world_size())),
-        environment=environment(), limit=job.limit)
+        environment=environment(), limit=job.limit, unreliable=None)
     if dist.is_main_process():
         with replacing(job.work_dir / "protocol.json") as temporary:
             temporary.write_text(json.dumps(protocol.config, indent=1, sort_keys=True))

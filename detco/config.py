@@ -13,7 +13,7 @@ from typing import Any
 from detco.errors import UserError, nearest
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-NO_PART_OF_A_RECIPE = ("name", "workers", "max_broken")  # weights do not depend on these
+NO_PART_OF_A_RECIPE = ("name", "workers", "max_broken")
 PLACEHOLDER = re.compile(r"\{(\w+)\}")  # a value that is filled in when a task is resolved
 
 Rules = Sequence[tuple[str, dict[str, Any]]]
@@ -213,6 +213,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def recipe_hash(recipe: dict) -> str:
-    """What a resolved pretraining config is known by: its digest without what weights do not depend on."""
-    return digest({key: value for key, value in recipe.items() if key not in NO_PART_OF_A_RECIPE})
+def recipe(resolved: dict) -> dict:
+    """A resolved pretraining config without what no weight depends on: the name, how many workers load, and how many
+    broken images are borne with."""
+    return {key: value for key, value in resolved.items() if key not in NO_PART_OF_A_RECIPE}
+
+
+def recipe_hash(resolved: dict) -> str:
+    """What a pretraining's recipe is known by, whatever its data and seed."""
+    return digest(recipe(resolved))

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from benchmarks.data.coco import CocoData
-from benchmarks.detection import modules
 from benchmarks.detection import runner as harness
 from benchmarks.detection.evaluate import coco_metrics
 from benchmarks.data.synthetic import SCENE_CLASSES
