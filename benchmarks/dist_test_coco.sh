@@ -14,7 +14,6 @@ shift 2
 [ -f "$checkpoint" ] || { echo "error: checkpoint $checkpoint: no such file" >&2; exit 2; }
 file=$(basename "$checkpoint")
 name=${NAME:-${file%.*}}
-here=$(cd "$(dirname "$0")" && pwd)
 
 if [ -n "${SLURM_JOB_ID:-}" ]; then
     # srun has not taken the job's --cpus-per-task by itself since Slurm 22.05.
@@ -27,7 +26,7 @@ fi
 for schedule in 12k 1x 2x; do
     for task in coco_maskrcnn_fpn coco_retinanet_fpn coco_maskrcnn_c4; do
         echo "== $name, $task, $schedule"
-        "${launch[@]}" "$here/run.py" --scale paper --checkpoint "$checkpoint" --name "$name" --task "$task" \
+        "${launch[@]}" -m benchmarks.run --scale paper --checkpoint "$checkpoint" --name "$name" --task "$task" \
             --schedule "$schedule" --work-dir "$work_dir" "$@"
     done
 done

@@ -9,22 +9,38 @@ from collections.abc import Callable
 from pathlib import Path
 
 from detco.console import STOP, stop
+from detco.errors import UserError
+from leaderboard.record import RecordError
 
 # torch's C++ warnings: each process would be told of DistributedDataParallel's search for unused parameters, which is
 # meant (detco.runner). torch reads this when it is first imported.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # likewise: each profiled step would be told of
+
+REFUSED, UNFORESEEN, STOPPED = 2, 70, 130  # bad input; a fault, its traceback in a file; stopped by the user
+STATUS_FILE = "DETCO_BENCH_STATUS"  # names a file that takes the exit status: torchrun gives 1 for any
+USER_ERRORS = (UserError, RecordError)  # leaderboard imports nothing of the suite, hence two
 NOT_THERE = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
-ROOMS = ("detco", "baselines", "benchmarks", "leaderboard")
 FULL = "the disk is full; what was computed is kept: free some space and run the same command again"
 
 
 def ended(job: Callable[[], int], folder: Path) -> int:
-    """Run a command's job; its exit status: the job's own, 2 for bad input or a failure, 130 where the user stopped it.
+    """Run a command's job; its exit status: the job's own, REFUSED, UNFORESEEN or STOPPED.
 
     Args:
         folder: takes the traceback of an error nobody foresaw.
     """
+    status = _status_of(job, folder)
+    if STATUS_FILE in os.environ and status:  # of several processes the first to fail says why
+        try:
+            with open(os.environ[STATUS_FILE], "x") as file:
+                file.write(str(status))
+        except FileExistsError:
+            pass
+    return status
+
+
+def _status_of(job: Callable[[], int], folder: Path) -> int:
     STOP.clear()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
@@ -32,32 +48,30 @@ def ended(job: Callable[[], int], folder: Path) -> int:
         return job()
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from what was saved", file=sys.stderr)
-        return 130
+        return STOPPED
+    except USER_ERRORS as error:
+        return _refuse(str(error))
     except Exception as error:  # noqa: BLE001 - users see one line, developers the file
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
-            return _fail(FULL)
-        if isinstance(error, NOT_THERE) or isinstance(error, (ValueError, RuntimeError)) and _is_ours(error):
-            return _fail(str(error))
+            return _refuse(FULL)
+        if isinstance(error, NOT_THERE):
+            return _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         return _unforeseen(error, folder)
 
 
-def _is_ours(error: Exception) -> bool:
-    """Whether the error's text is written for the user: a class of this suite, or raised by a line of it."""
-    if type(error) is not ValueError:
-        return type(error).__module__.split(".")[0] in ROOMS
-    frames = traceback.extract_tb(error.__traceback__)
-    root = str(Path(__file__).resolve().parent.parent)
-    return frames[-1].filename.startswith(root) and "site-packages" not in frames[-1].filename
-
-
-def _fail(message: str) -> int:
+def _refuse(message: str) -> int:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+    return REFUSED
 
 
 def _unforeseen(error: Exception, folder: Path) -> int:
-    folder.mkdir(parents=True, exist_ok=True)
+    trace = "".join(traceback.format_exception(error))
     path = folder / f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
-    path.write_text("".join(traceback.format_exception(error)))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(trace)
+    except OSError:  # a folder that cannot be written must not hide what happened
+        print(trace, file=sys.stderr)
     first = (str(error).strip().splitlines() or [""])[0][:200]
-    return _fail(f"{type(error).__name__}: {first} (details in {path})")
+    print(f"error: {type(error).__name__}: {first} (details in {path})", file=sys.stderr)
+    return UNFORESEEN

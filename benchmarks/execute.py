@@ -1,5 +1,4 @@
-"""Carries out a plan: pretrain what is not cached, transfer what has no result, rebuild and print the tables."""
-import argparse
+"""Carries out a plan: pretrain what is not cached, transfer what has no result, file, rebuild and print the tables."""
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,12 +7,14 @@ from typing import Any
 
 from mmengine import dist
 
-from benchmarks.data import sources as datasets
-from benchmarks.plan import Plan
-from benchmarks.task import load_task, source_of
-from benchmarks.transfer import Job, Protocol, kind_of, transfer
+from benchmarks.data import coco, sources
+from benchmarks.data.coco import CocoData, DataError
+from benchmarks.plan import Foreign, Options, Plan, Pretraining, Transfer
+from benchmarks.task import without_prose
+from benchmarks.transfer import Job, transfer
 from detco import checkpoint as checkpoints
 from detco import engine
+from detco.checkpoint import Checkpoint
 from detco.config import digest
 from detco.console import log
 from detco.distributed import join
@@ -21,35 +22,48 @@ from detco.files import sha256
 from detco.pool import FolderPool, MemoryPool
 from leaderboard import build, record, tables
 
+Pool = MemoryPool | FolderPool
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A checkpoint whose rows are to be measured.
+
+    Attributes:
+        row: the rows' name.
+        pretrain_seed: None where nobody knows.
+        identity: the hash of its weights and recipe (`detco.checkpoint.identity`).
+    """
+
+    row: str
+    pretrain_seed: int | None
+    path: Path
+    checkpoint: Checkpoint
+    identity: str
+
 
 def execute(plan: Plan) -> int:
     """Run a plan; 0 when every row has its result. Raises what its parts raise, each in one line."""
-    arguments = plan.arguments
     join()
-    log(plan.note or f"scale {plan.scale}: {plan.scale_config['description']}")
-    for task in plan.tasks if not arguments.pretrain_only else ():
-        datasets.require(plan.scale, source_of(load_task(task)), arguments.data_root)
-    pool = first_on_main(lambda: load_pool(plan)) if plan.methods else None
-    rows = {method: pretrained(plan, method, pool) for method in plan.methods}
-    if arguments.checkpoint:
-        rows[arguments.name] = own_checkpoint(plan)
-    if arguments.pretrain_only:
-        for name, path in rows.items():
-            log(f"{name}: {path}")
-        return 0
-    for task in plan.tasks:
-        data = first_on_main(lambda: data_for(plan, task))
-        protocol = plan.protocol(task, data.classes)
-        log(f"task {task}" + f", schedule {protocol.schedule}" * bool(plan.schedules(task)))
-        records = [transferred(arguments, protocol, data, name, path, seed)
-                   for name, path in rows.items() for seed in arguments.seed]
-        if arguments.report and dist.is_main_process():
+    _log(plan.note)
+    pool = first_on_main(lambda: load_pool(plan.data, plan.folders.data_root)) if plan.pretrainings else None
+    ready = [_own(plan.foreign, plan.folders.work_dir)] if plan.foreign else \
+        [pretrained(p, pool, plan.scale, plan.folders.work_dir, plan.options) for p in plan.pretrainings]
+    if not plan.transfers:
+        for checkpoint in ready:
+            _log(f"{checkpoint.row}: {checkpoint.path}")
+    for step in plan.transfers:
+        data = first_on_main(lambda: data_for(step, plan.data, plan.folders.data_root))
+        schedule = step.protocol.schedule
+        _log(f"task {step.protocol.task}" + f", schedule {schedule}" * bool(schedule))
+        records = [_row(plan, step, data, checkpoint, seed) for checkpoint in ready for seed in plan.seeds]
+        if plan.options.report and dist.is_main_process():
             report(plan, records)
     return 0
 
 
-def log(text: str) -> None:
-    """Print a line on rank 0."""
+def _log(text: str) -> None:
+    """A line on rank 0."""
     if dist.is_main_process():
         log(text)
 
@@ -63,9 +77,16 @@ def first_on_main(function: Callable):
     return result
 
 
-def load_pool(plan: Plan, split: str = "train") -> MemoryPool | FolderPool:
+def from_main(function: Callable[[], Any]) -> Any:
+    """What function() gives on rank 0, on every rank: file systems show a file to one node before the other."""
+    result = [function() if dist.is_main_process() else None]
+    dist.broadcast_object_list(result)
+    return result[0]
+
+
+def load_pool(scale: str, data_root: Path, split: str = "train") -> Pool:
     """The scale's pool in memory, or the folder of its images; drawn first where the scale draws it."""
-    path = datasets.pool_for(plan.scale, plan.arguments.data_root, split)
+    path = sources.pool_for(scale, data_root, split)
     return MemoryPool.load(path) if path.is_file() else FolderPool.load(path)
 
 
@@ -87,73 +108,82 @@ class Pools:
     def fingerprint(self) -> str:
         return digest([self.train.fingerprint, self.val.fingerprint])
 
+    @property
+    def counts(self) -> dict[str, int]:
+        return dict(train=len(self.train.images), val=len(self.val.images))
 
-def data_for(plan: Plan, task: str) -> datasets.CocoData | Pools:
-    """What a task learns from and is tested on at the plan's scale, checked."""
-    config, root = load_task(task), plan.arguments.data_root
-    if source_of(config) == "imagenet":
-        pools = Pools(load_pool(plan), load_pool(plan, "val"))
-        if list(pools.train.classes) != list(pools.val.classes):
-            raise datasets.DataError(f"scale {plan.scale}: the validation images have other classes than the pool; "
-                                     "prepare both again")
-        return pools
-    data = datasets.coco_for(plan.scale, source_of(config), root)
-    if kind_of(config) == "svm":
-        from benchmarks.image_level.svm import labelled
 
-        return Pools(labelled(data.train_annotations, data.train_images),
-                     labelled(data.val_annotations, data.val_images))
+def data_for(step: Transfer, scale: str, data_root: Path) -> CocoData | Pools:
+    """What a task learns from and is tested on, of a scale's data, checked. Raises DataError."""
+    protocol = step.protocol
+    if step.source == "imagenet":
+        data = Pools(load_pool(scale, data_root), load_pool(scale, data_root, "val"))
+        if list(data.train.classes) != list(data.val.classes):
+            raise DataError(f"scale {scale}: the validation images have other classes than the pool; prepare both again")
+    else:
+        data = sources.coco_for(scale, step.source, data_root)
+        if protocol.kind != "detector":
+            from benchmarks.image_level.svm import labelled
+
+            data = Pools(labelled(data.train_annotations, data.train_images),
+                         labelled(data.val_annotations, data.val_images))
+    if list(data.classes) != protocol.config["classes"]:
+        raise DataError(f"{protocol.task}: the data's categories are no longer those that the run was planned with; run "
+                        "it again")
     return data
 
 
-def pretrained(plan: Plan, method: str, pool: MemoryPool | FolderPool) -> Path:
-    """The checkpoint of a method at the plan's scale, pretrained unless it is cached."""
-    arguments, config = plan.arguments, plan.pretraining(method)
-    if arguments.limit and config["schedule"]["epochs"]:
-        config["schedule"]["epochs"] = 1
-        pool = pool.limit(arguments.limit * config["schedule"]["batch"])
-    identity = engine.identity(config, pool.fingerprint, arguments.pretrain_seed)
-    work_dir = arguments.work_dir / "pretrain" / plan.scale / f"{method}-{identity[:12]}"
-    return engine.pretrain(config, pool, work_dir, arguments.pretrain_seed, arguments.resume,
-                           arguments.tensorboard)
+def pretrained(pretraining: Pretraining, pool: Pool, scale: str, work_dir: Path, options: Options) -> Ready:
+    """The checkpoint of a method, pretrained unless it is cached."""
+    if pretraining.images:
+        pool = pool.limit(pretraining.images)
+    recipe, seed = pretraining.recipe, pretraining.seed
+    identity = engine.identity(recipe, pool.fingerprint, seed)
+    path = engine.pretrain(recipe, pool, work_dir / "pretrain" / scale / f"{pretraining.row}-p{seed}-{identity[:12]}",
+                           seed, options.resume, options.tensorboard)
+    return _ready(pretraining.row, seed, path)
 
 
-def own_checkpoint(plan: Plan) -> Path:
+def _own(foreign: Foreign, work_dir: Path) -> Ready:
     """Somebody's checkpoint, brought into the suite's format under its row's name."""
-    arguments = plan.arguments
-    stated = {"channel_order": arguments.channel_order, "stride": arguments.stride}
-    loaded = checkpoints.load(arguments.checkpoint, **{k: v for k, v in stated.items() if v})
-    path = arguments.work_dir / "checkpoints" / f"{arguments.name}-{sha256(arguments.checkpoint)[:12]}.safetensors"
+    loaded = checkpoints.load(foreign.path, **foreign.stated)
+    path = work_dir / "checkpoints" / f"{foreign.row}-{sha256(foreign.path)[:12]}.safetensors"
     if dist.is_main_process():
-        checkpoints.save(path, loaded.state, loaded.metadata | {"method": arguments.name})
-        log(f"{arguments.checkpoint}: a {loaded.metadata['arch']}, {len(loaded.state)} tensors loaded, "
-            f"{len(loaded.ignored)} left aside (heads, momentum encoders)")
+        checkpoints.save(path, loaded.state, loaded.metadata | {"method": foreign.row})
+        log(f"{foreign.path}: a {loaded.metadata['arch']}, {len(loaded.state)} tensors loaded, {len(loaded.ignored)} "
+            "left aside (heads, momentum encoders)")
     dist.barrier()
-    return path
+    return _ready(foreign.row, loaded.metadata["seed"], path)
 
 
-def transferred(arguments: argparse.Namespace, protocol: Protocol, data: datasets.CocoData | Pools, name: str,
-                checkpoint: Path, seed: int) -> dict:
+def _ready(row: str, seed: int | None, path: Path) -> Ready:
+    loaded = checkpoints.load(path)
+    return Ready(row, seed, path, loaded, checkpoints.identity(loaded.state, loaded.metadata["recipe"]))
+
+
+def _row(plan: Plan, step: Transfer, data: CocoData | Pools, ready: Ready, seed: int) -> dict:
     """The record of one row, run unless the work folder holds it already; filed in the leaderboard."""
+    options, protocol, work_dir = plan.options, step.protocol, plan.folders.work_dir
     # States count parts of a batch: those of another number of them are no states of this run.
-    parts = [arguments.max_per_process, dist.get_world_size()] if arguments.max_per_process else []
-    key = digest([protocol.fingerprint, data.fingerprint, sha256(checkpoint), arguments.no_load, arguments.limit,
-                  *parts])
-    work_dir = arguments.work_dir / "transfer" / protocol.scale / protocol.task / f"{name}-seed{seed}-{key[:12]}"
-    stored = work_dir / "result.json"
-    if stored.is_file() and not arguments.force:
-        log(f"{name}, {protocol.task}, seed {seed}: reused from {stored} (--force runs it again)")
-        result = json.loads(stored.read_text())
+    parts = [options.max_per_process, dist.get_world_size()] if options.max_per_process else []
+    key = digest([protocol.fingerprint, data.fingerprint, ready.identity, not options.load, options.limit, *parts])
+    seeds = f"p{ready.pretrain_seed}-s{seed}" if ready.pretrain_seed is not None else f"s{seed}"
+    folder = work_dir / "transfer" / protocol.scale / protocol.task / f"{ready.row}-{seeds}-{key[:12]}"
+    stored = folder / "result.json"
+    if not options.force and (text := from_main(lambda: stored.read_text() if stored.is_file() else None)):
+        _log(f"{ready.row}, {protocol.task}, {seeds}: reused from {stored} (--force runs it again)")
+        result = json.loads(text)
     else:
         if share := (protocol.config["schedule"] or {}).get("share"):
-            least, folder = protocol.config["data"]["total_batch"], arguments.work_dir / "subsets"
-            data = first_on_main(lambda: datasets.subset(data, share, seed, least, folder))
+            least, subsets = protocol.config["data"]["total_batch"], work_dir / "subsets"
+            data = first_on_main(lambda: coco.subset(data, share, seed, least, subsets))
         result = transfer(Job(
-            protocol, data, name, seed, checkpoint, checkpoints.load(checkpoint), work_dir,
-            resume=arguments.resume and not arguments.force, load=not arguments.no_load, limit=arguments.limit,
-            workers=_workers(arguments.workers), max_per_process=arguments.max_per_process))
-    if not (arguments.limit or arguments.no_load) and dist.is_main_process():
-        record.write(arguments.results, result)
+            protocol, data, step.source, step.changes, ready.row, seed, ready.pretrain_seed, ready.path,
+            ready.checkpoint, ready.identity, folder, resume=options.resume and not options.force, load=options.load,
+            limit=options.limit, workers=_workers(options.workers), max_per_process=options.max_per_process))
+    if options.filed and dist.is_main_process():
+        outcome = record.file(plan.folders.results, result, without_prose(protocol.config), options.replace)
+        _log(f"{ready.row}, {protocol.task}, {seeds}: {outcome.line}")
     return result
 
 
@@ -166,22 +196,20 @@ def _workers(asked: int | None) -> int:
 
 def report(plan: Plan, records: list[dict]) -> None:
     """Print the new rows beside those already there, rebuild the leaderboard, say where everything lies."""
-    arguments = plan.arguments
-    shortened = bool(arguments.limit or arguments.no_load)
-    shown = records
-    if not shortened:
-        first = records[0]
-        shown = [r for r in record.read_all(arguments.results)
-                 if all(r[k] == first[k] for k in ("scale", "task", "task_version", "schedule"))]
+    options, results, shown = plan.options, plan.folders.results, records
+    if options.filed:
+        key = [records[0][k] for k in ("scale", "task", "task_version", "schedule")]
+        shown = [r for r in record.read_all(results)
+                 if [r[k] for k in ("scale", "task", "task_version", "schedule")] == key]
     new = {r["method"] for r in records}
     log("\n" + tables.format_rows(shown, highlight=new.pop() if len(new) == 1 else None))
-    if arguments.compare:
-        log("\n" + tables.format_comparison(shown, arguments.compare))
+    if options.compare:
+        log("\n" + tables.format_comparison(shown, options.compare))
     log("")
-    if shortened:
-        log("shortened or unloaded run: kept out of the leaderboard")
+    if options.filed:
+        page = results.parent / "LEADERBOARD.md"
+        record.write_text(page, build.build(results))
+        log(f"results      {results}\nleaderboard  {page}")
     else:
-        page = arguments.results.parent / "LEADERBOARD.md"
-        record.write_text(page, build.build(arguments.results))
-        log(f"results      {arguments.results}\nleaderboard  {page}")
-    log(f"logs, checkpoints and detections  {arguments.work_dir.resolve()}")
+        log("shortened or unloaded run: kept out of the leaderboard")
+    log(f"logs, checkpoints and detections  {plan.folders.work_dir.resolve()}")

@@ -1,144 +1,196 @@
-"""What a command line means: methods, tasks and seeds resolved into configs and data. Light until it must read."""
-import argparse
-import ast
-import itertools
-import json
-from dataclasses import dataclass, field
+"""`Request` -> `Plan`: what will run, with every recipe, protocol and seed resolved. All refusals happen here.
+
+A plan is plain, frozen and complete: whoever executes it asks nobody again.
+"""
+import importlib.util
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data import sources as datasets
-from benchmarks.task import load_task, source_of, task_names
+from benchmarks.recipe import load_scale, resolve_recipe
+
+from benchmarks.cli import Request, change_of
+from benchmarks.data import sources
+from benchmarks.estimates import KEPT, detector_bytes, state_bytes
+from benchmarks.protocol import Protocol, protocol_of
+from benchmarks.task import defined_at, load_task, overrides_at, source_of, task_names
 from detco import config
-from detco.errors import UserError
-from detco.registry import METHODS, nearest
+from detco.errors import UserError, nearest, several
+from leaderboard.record import NAME, read_all
 
-SCALES = ("mini", "small", "paper")
-RESULTS = config.CONFIGS.parent / "leaderboard" / "results"
+SEEDS = 2**32  # numpy's bound
 
 
-@dataclass
+@dataclass(frozen=True)
+class Pretraining:
+    """A checkpoint to make: one method under one recipe from one seed.
+
+    Attributes:
+        row: the name that its rows have.
+        recipe: the resolved pretraining config.
+        steps: optimiser steps on the scale's pool.
+        images: of the pool that are taken; None for all.
+    """
+
+    row: str
+    seed: int
+    recipe: dict[str, Any]
+    steps: int
+    images: int | None
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """Somebody's checkpoint, to be brought into the suite's format.
+
+    Attributes:
+        row: the name that its rows have.
+        stated: metadata that the file does not carry.
+    """
+
+    row: str
+    path: Path
+    stated: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A task at the plan's scale.
+
+    Attributes:
+        source: of its data (`benchmarks.data.sources`).
+        changes: what --set changed, by dotted key.
+        asked: of "share" and "schedule" what was asked for and the task has.
+    """
+
+    protocol: Protocol
+    source: str
+    changes: dict[str, Any]
+    asked: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where data, work and results lie."""
+
+    data_root: Path
+    work_dir: Path
+    results: Path
+
+
+@dataclass(frozen=True)
+class Options:
+    """How rows are run and filed; none of it belongs to what they measure, but `load` and `limit`, which keep them out
+    of the leaderboard."""
+
+    resume: bool
+    force: bool
+    replace: bool
+    load: bool
+    limit: int | None
+    workers: int | None
+    max_per_process: int | None
+    tensorboard: bool
+    report: bool
+    compare: str | None
+
+    @property
+    def filed(self) -> bool:
+        """Whether results may enter the leaderboard."""
+        return self.load and self.limit is None
+
+
+@dataclass(frozen=True)
 class Plan:
-    """A resolved command line."""
+    """What will run, in order: checkpoints, then a row of each for each transfer and seed.
 
-    arguments: argparse.Namespace
+    Attributes:
+        data: whose data the scale runs on (`benchmarks.data.sources`).
+        note: announces the scale.
+    """
+
     scale: str
-    methods: list[str]
-    tasks: list[str]
-    scale_config: dict[str, Any] = field(repr=False)
-    note: str = ""
+    data: str
+    note: str
+    folders: Folders
+    options: Options
+    pretrainings: tuple[Pretraining, ...]
+    foreign: Foreign | None
+    transfers: tuple[Transfer, ...]
+    seeds: tuple[int, ...]
 
-    def pretraining(self, method: str) -> dict:
-        """The resolved pretraining config of a method at this scale."""
-        changes = dict(self.scale_config["pretrain"].get(method, {}))
-        resolved = config.override(config.load(config.CONFIGS / "pretrain" / f"{method}.py"), changes)
-        if self.arguments.accumulation > 1:
-            resolved["schedule"]["accumulation"] = self.arguments.accumulation
-        if self.arguments.compile:
-            resolved["compile"] = True
-        return resolved
+    @property
+    def checkpoints(self) -> tuple[Pretraining | Foreign, ...]:
+        """Whose rows there will be."""
+        return (self.foreign,) if self.foreign else self.pretrainings
 
-    def overrides(self, task: str) -> dict:
-        """The scale's dotted changes to a task, `--limit` included."""
-        changes = dict(self.scale_config["tasks"].get(task, {}))
-        if self.scale != "paper" and task not in self.scale_config["tasks"]:
-            raise UserError(f"task {task}: the {self.scale} scale does not define it; "
-                             f"add it to configs/scales/{self.scale}.py")
-        if limit := self.arguments.limit:
-            config = load_task(task)
-            if known := self.schedules(task):
-                chosen = self.schedule(task) or next(iter(known))
-                changes["schedules"] = {"limit": self._shortened(known[chosen], limit)}
-            for part, most in (("warmup", max(1, limit // 2)), ("precise_bn", limit)):
-                if part in config:
-                    key = f"{part}.iterations"
-                    changes[key] = min(changes.get(key, config[part]["iterations"]), most)
-        return changes
-
-    @staticmethod
-    def _shortened(schedule: dict, limit: int) -> dict:
-        """A schedule cut to `limit` iterations (one epoch, where it counts in epochs)."""
-        length = dict(epochs=1) if "epochs" in schedule else dict(iterations=limit)
-        return {**schedule, **length, "milestones": []}
-
-    def schedules(self, task: str) -> dict:
-        """A task's schedules at this scale, by name; empty for a task that trains nothing."""
-        changes = self.scale_config["tasks"].get(task, {})
-        return changes.get("schedules", load_task(task).get("schedules", {}))
-
-    def asked(self, task: str) -> dict[str, Any]:
-        """Of "share" and "schedule" what was asked for, None where the task has no such schedule at this scale."""
-        share, schedule, known = self.arguments.share, self.arguments.schedule, self.schedules(task)
-        return dict(share=share if f"{share}%" in known else None, schedule=schedule if schedule in known else None)
-
-    def schedule(self, task: str) -> str | None:
-        """The one asked for of a task's schedules: --share's, else --schedule's. None where it has neither."""
-        asked = self.asked(task)
-        return f"{asked['share']}%" if asked["share"] else asked["schedule"]
-
-    def protocol(self, task: str, classes: tuple[str, ...]):
-        """A task resolved for this scale and a data set's classes: a `benchmarks.transfer.Protocol`. Raises UserError
-        for a task that the scale does not define."""
-        from benchmarks.transfer import protocol_of
-
-        schedule = None if self.arguments.limit else self.schedule(task)
-        return protocol_of(task, self.scale, self.scale_config["arch"], classes, self.overrides(task), schedule)
-
-    def describe(self) -> str:
-        """The plan and every resolved config, for `--dry-run`; reads no images."""
-        lines = [f"scale {self.scale}: {self.scale_config['description']}"]
-        rows = [self.arguments.name] if self.arguments.checkpoint else self.methods
-        lines += [f"run: {row}, {task}, seed {seed}" for row in rows for task in self.tasks
-                  for seed in self.arguments.seed]
-        configs = {f"pretrain {m}": self.pretraining(m) for m in self.methods}
-        for task in self.tasks:
-            classes = datasets.classes_of(self.scale, source_of(load_task(task)), self.arguments.data_root)
-            protocol = self.protocol(task, classes)
-            configs[f"task {task}, fingerprint {protocol.fingerprint[:12]}"] = protocol.config
-        for title, resolved in configs.items():
-            lines += ["", f"{title}:", json.dumps(resolved, indent=1)]
-        return "\n".join(lines)
+    @property
+    def rows(self) -> int:
+        return len(self.checkpoints) * len(self.transfers) * len(self.seeds)
 
 
-def make(arguments: argparse.Namespace) -> Plan:
-    """Resolve a command line. Raises UserError, with the nearest names, for what does not exist."""
-    methods = _names("method", arguments.method, list(METHODS))
-    tasks = _names("task", arguments.task, task_names())
-    if arguments.checkpoint and methods:
-        raise UserError("--checkpoint is a row of its own: leave --method out, or run it separately")
-    if arguments.checkpoint and not arguments.name:
-        raise UserError("--checkpoint needs --name, the name of its row")
-    if arguments.checkpoint and arguments.name in METHODS:
-        raise UserError(f"--name {arguments.name}: a method of this suite has that name; choose another")
-    if not methods and not arguments.checkpoint:
-        raise UserError(f"nothing to run: give --method ({', '.join(METHODS)}, all) or --checkpoint FILE --name NAME")
-    for option, least in (("limit", 1), ("accumulation", 1), ("max_per_process", 1), ("job_cpus", 1), ("job_gpus", 0),
-                          ("retries", 0)):
-        if (value := getattr(arguments, option)) is not None and value < least:
-            raise UserError(f"--{option.replace('_', '-')} {value}: give {least} or more")
-    if arguments.schedule and arguments.limit:
-        raise UserError("--limit shortens the schedule: leave --schedule out")
-    found = datasets.available(arguments.data_root)
-    scale, note = (arguments.scale, "") if arguments.scale else _choose(found, arguments.data_root)
-    path = config.CONFIGS / "scales" / f"{scale}.py"
-    scale_config = config.load(path) | {"description": headline(path)}
-    if arguments.compare and arguments.compare not in METHODS:
-        known = {path.stem.rsplit("-seed", 1)[0] for path in arguments.results.glob(f"{scale}/**/*.json")}
-        if arguments.compare not in known:
-            raise UserError(nearest("method", arguments.compare, sorted(known | set(METHODS))))
-    if arguments.task == ["all"] and scale != "paper":
-        tasks = [task for task in tasks if task in scale_config["tasks"]]
-    plan = Plan(arguments, scale, methods, tasks, scale_config, note)
-    known = list(dict.fromkeys(name for task in tasks for name in plan.schedules(task)))
-    for option, asked, sign in (("schedule", arguments.schedule, ""), ("share", arguments.share, "%")):
-        if asked and f"{asked}{sign}" not in known:
-            raise UserError(f"--{option} {asked}: at the {scale} scale {', '.join(tasks)} "
-                             + (f"can run {', '.join(known)}" if known else "trains by no schedule"))
+def make(request: Request) -> Plan:
+    """Resolve and check a request. Raises UserError, in one line, for whatever can be refused before the work but
+    missing data, which `require_data` refuses."""
+    _check_numbers(request)
+    methods = _chosen("method", request.methods, config.names("pretrain"))
+    tasks = _chosen("task", request.tasks, task_names())
+    scale, note = (request.scale, "") if request.scale else _default_scale(request.data_root)
+    scale_config = load_scale(scale)
+    data = scale_config["data"]
+    if data not in sources.SOURCES:
+        raise UserError(f"scale {scale}: its config names no data that there is: {', '.join(sources.SOURCES)}")
+    _check_row_names(request, methods)
+    _check_installed(request)
+    changes = _changes(request.changes)
+    if request.tasks == ("all",):
+        tasks = [task for task in tasks if defined_at(task, scale_config)]
+    transfers = () if request.pretrain_only else _transfers(request, scale, data, scale_config, tasks, changes["task"])
+    plan = Plan(
+        scale, data, note or f"scale {scale}: {scale_config['description']}",
+        Folders(request.data_root, request.work_dir, request.results),
+        Options(resume=request.resume, force=request.force, replace=request.replace, load=not request.no_load,
+                limit=request.limit, workers=request.workers, max_per_process=request.max_per_process,
+                tensorboard=request.tensorboard, report=request.report, compare=request.compare),
+        tuple(_pretraining(request, method, seed, data, scale_config, changes["pretrain"])
+              for method in methods for seed in request.pretrain_seeds),
+        _foreign(request, scale, scale_config["arch"]) if request.checkpoint else None, transfers, request.seeds)
+    _check_processes(plan)
+    _check_compared(request, plan)
+    _check_folder(plan)
     return plan
 
 
-def _names(kind: str, given: list[str], known: list[str]) -> list[str]:
-    if given == ["all"]:
+def require_data(plan: Plan) -> None:
+    """Raise DataError where data of the plan is plainly not there."""
+    needed = dict.fromkeys(transfer.source for transfer in plan.transfers)
+    if plan.pretrainings:
+        needed |= {"pool": None}
+    for source in needed:
+        sources.require(plan.data, source, plan.folders.data_root)
+
+
+def _check_numbers(request: Request) -> None:
+    for option, least in (("limit", 1), ("accumulation", 1), ("max_per_process", 1), ("job_cpus", 1), ("job_gpus", 0),
+                          ("retries", 0), ("workers", 0)):
+        if (value := getattr(request, option)) is not None and value < least:
+            raise UserError(f"--{option.replace('_', '-')} {value}: give {least} or more")
+    for option, seeds in (("seed", request.seeds), ("pretrain-seed", request.pretrain_seeds)):
+        for seed in seeds:
+            if not 0 <= seed < SEEDS:
+                raise UserError(f"--{option} {seed}: give 0 to {SEEDS - 1}")
+            if seeds.count(seed) > 1:
+                raise UserError(f"--{option} {seed} is given twice: each seed is a row of its own")
+    if request.schedule and request.limit:
+        raise UserError("--limit shortens the schedule: leave --schedule out")
+
+
+def _chosen(kind: str, given: Sequence[str], known: list[str]) -> list[str]:
+    if tuple(given) == ("all",):
         return known
     for name in given:
         if name not in known:
@@ -146,9 +198,9 @@ def _names(kind: str, given: list[str], known: list[str]) -> list[str]:
     return list(dict.fromkeys(given))
 
 
-def _choose(found: dict[str, datasets.Found], data_root: Path) -> tuple[str, str]:
+def _default_scale(data_root: Path) -> tuple[str, str]:
     """The scale to run where none is named, and the line that announces it."""
-    if not found["paper"].ready:
+    if not sources.available(data_root)["paper"].ready:
         return "mini", f"no COCO under {data_root}: the mini scale runs, on images the package draws"
     import torch
 
@@ -157,24 +209,196 @@ def _choose(found: dict[str, datasets.Found], data_root: Path) -> tuple[str, str
     return "paper", f"COCO found under {data_root}: the paper scale runs"
 
 
-def headline(path: Path) -> str:
-    """First line of a config's `preamble`, empty without one."""
-    return next(iter(preamble(path).splitlines()), "")
+def _check_row_names(request: Request, methods: list[str]) -> None:
+    if request.checkpoint and methods:
+        raise UserError("--checkpoint is a row of its own: leave --method out, or run it separately")
+    if request.checkpoint and not request.name:
+        raise UserError("--checkpoint needs --name, the name of its row")
+    if request.name and not request.checkpoint:
+        raise UserError("--name names the row of --checkpoint FILE; a method's row has the method's name")
+    if request.name and not NAME.fullmatch(request.name):
+        raise UserError(f"--name {request.name!r}: use letters, digits and _ . + % - only, beginning with a letter or "
+                        "digit")
+    if request.name in config.names("pretrain"):
+        raise UserError(f"--name {request.name}: a method of this suite has that name; choose another")
+    if not methods and not request.checkpoint:
+        raise UserError(f"nothing to run: give --method ({', '.join(config.names('pretrain'))}, all) or --checkpoint "
+                        "FILE --name NAME")
+    if request.checkpoint and request.pretrain_seeds != (0,):
+        raise UserError("--pretrain-seed: the seed that made --checkpoint cannot be chosen; leave it out")
 
 
-def preamble(path: Path) -> str:
-    """A config's docstring, or its leading comment, without running it."""
-    text = path.read_text(encoding="utf-8")
-    comment = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
-    return ast.get_docstring(ast.parse(text)) or "\n".join(line.lstrip("# ") for line in comment)
+def _check_installed(request: Request) -> None:
+    for wanted, package in ((request.tensorboard, "tensorboard"), (request.executor == "ray", "ray")):
+        if wanted and importlib.util.find_spec(package) is None:
+            raise UserError(f'{package} is not installed: pip install -e ".[{package}]"')
+    if request.compile and not any(map(shutil.which, filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++")))):
+        raise UserError("--compile: no C++ compiler found (c++, g++, clang++, or what CXX names): install one, or leave "
+                        "--compile out")
+
+
+def _changes(words: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """--set's changes of "pretrain" and of "task": field -> value."""
+    found: dict[str, dict[str, Any]] = {"pretrain": {}, "task": {}}
+    for part, field, value in map(change_of, words):
+        if field in found[part]:
+            raise UserError(f"--set {part}.{field} is given twice")
+        found[part][field] = value
+    return found
+
+
+def _placed(changes: dict[str, Any], written: dict, within: str) -> dict[str, Any]:
+    """Changes with the keys they have in a config: what it does not know at its top is looked for `within` a part."""
+    return {key if key.partition(".")[0] in written or key.partition(".")[0] not in written.get(within, {})
+            else f"{within}.{key}": value for key, value in changes.items()}
+
+
+def _suffix(changes: dict[str, Any]) -> str:
+    """What --set adds to a name, so that the row mixes with none: "+" and a hash of the changes."""
+    return f"+{config.digest(changes)[:8]}" if changes else ""
+
+
+def _pretraining(request: Request, method: str, seed: int, data: str, scale_config: dict,
+                 changes: dict[str, Any]) -> Pretraining:
+    changes = _placed(changes, resolve_recipe(method, scale_config), "method")
+    recipe = resolve_recipe(method, scale_config, changes)
+    schedule = recipe["schedule"]
+    if recipe["method"]["arch"] != scale_config["arch"]:
+        raise UserError(f"{method}: a {recipe['method']['arch']}; the {scale_config['name']} scale's tasks run "
+                        f"{scale_config['arch']}")
+    if request.accumulation > 1:
+        schedule["accumulation"] = request.accumulation
+    if request.compile:
+        recipe["compile"] = True
+    images, row = sources.pool_size(data, request.data_root), method + _suffix(changes)
+    if request.limit and schedule["epochs"]:
+        schedule["epochs"] = 1
+        images = request.limit * schedule["batch"]
+    return Pretraining(row, seed, recipe, math.ceil(schedule["epochs"] * images / schedule["batch"]),
+                       images if request.limit else None)
+
+
+def _foreign(request: Request, scale: str, arch: str) -> Foreign:
+    """The request's checkpoint, read once so that what is wrong with it is said before the work."""
+    from detco import checkpoint as checkpoints  # late: imports torch
+
+    stated = {"channel_order": request.channel_order, "stride": request.stride}
+    foreign = Foreign(request.name, request.checkpoint, {k: v for k, v in stated.items() if v})
+    loaded = checkpoints.load(foreign.path, **foreign.stated)
+    checkpoints.to_protocol(loaded, foreign.path)
+    if loaded.metadata["arch"] != arch:
+        raise checkpoints.CheckpointError(f"checkpoint {foreign.path}: a {loaded.metadata['arch']}; scale {scale} runs "
+                                          f"{arch}")
+    if bad := [name for name, value in loaded.state.items() if not value.isfinite().all()]:
+        raise checkpoints.CheckpointError(f"checkpoint {foreign.path}: {several(bad, 'tensor')} not finite; its training "
+                                          "diverged, take an earlier one")
+    return foreign
+
+
+def _transfers(request: Request, scale: str, data: str, scale_config: dict, tasks: list[str],
+               changes: dict[str, Any]) -> tuple[Transfer, ...]:
+    known = {task: _schedules(task, scale_config) for task in tasks}
+    names = list(dict.fromkeys(name for schedules in known.values() for name in schedules))
+    for option, asked, sign in (("schedule", request.schedule, ""), ("share", request.share, "%")):
+        if asked and f"{asked}{sign}" not in names:
+            raise UserError(f"--{option} {asked}: at the {scale} scale {', '.join(tasks)} "
+                            + (f"can run {', '.join(names)}" if names else "trains by no schedule"))
+    return tuple(_transfer(request, scale, data, scale_config, task, known[task], changes) for task in tasks)
+
+
+def _schedules(task: str, scale_config: dict) -> dict[str, dict]:
+    """A task's schedules at a scale, by name; empty for a task that trains nothing."""
+    return overrides_at(task, scale_config).get("schedules", load_task(task).get("schedules", {}))
+
+
+def _schedule(request: Request, known: dict[str, dict]) -> str | None:
+    """The one asked for of a task's schedules: --share's, else --schedule's. None where it has neither."""
+    asked = (f"{request.share}%", request.schedule)
+    return next((name for name in asked if name in known), None)
+
+
+def _transfer(request: Request, scale: str, data: str, scale_config: dict, task: str, known: dict[str, dict],
+              changes: dict[str, Any]) -> Transfer:
+    source = source_of(load_task(task))
+    classes = sources.classes_of(data, source, request.data_root)
+    changes = _placed(changes, load_task(task), "model")
+    overrides, schedule = overrides_at(task, scale_config, changes), _schedule(request, known)
+    if request.limit:
+        overrides |= _shortened(task, overrides, known, schedule, request.limit)
+        schedule = None
+    protocol = protocol_of(task, scale, scale_config["arch"], classes, overrides, schedule)
+    asked = dict(share=request.share if f"{request.share}%" in known else None,
+                 schedule=request.schedule if request.schedule in known else None)
+    return Transfer(replace(protocol, schedule=protocol.schedule + _suffix(changes)), source, changes, asked)
+
+
+def _shortened(task: str, overrides: dict, known: dict[str, dict], schedule: str | None, limit: int) -> dict[str, Any]:
+    """Changes that cut a task to `limit` iterations (one epoch, where it counts in epochs)."""
+    task_config, changes = load_task(task), {}
+    if known:
+        whole = known[schedule or next(iter(known))]
+        length = dict(epochs=1) if "epochs" in whole else dict(iterations=limit)
+        changes["schedules"] = {"limit": {**whole, **length, "milestones": []}}
+    for part, most in (("warmup", max(1, limit // 2)), ("precise_bn", limit)):
+        if part in task_config:
+            key = f"{part}.iterations"
+            changes[key] = min(overrides.get(key, task_config[part]["iterations"]), most)
+    return changes
+
+
+def processes() -> int:
+    """How many processes torchrun or Slurm's srun started."""
+    if "LOCAL_RANK" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+
+
+def _check_processes(plan: Plan) -> None:
+    """Refuse batches that do not divide among the processes and their parts."""
+    count = processes()
+    for pretraining in plan.pretrainings:
+        schedule = pretraining.recipe["schedule"]
+        parts = schedule.get("accumulation", 1)
+        if pretraining.steps and schedule["batch"] % (count * parts):
+            raise UserError(f"{pretraining.row}: a batch of {schedule['batch']} does not divide among {count} processes"
+                            + f" and {parts} parts of each" * (parts > 1))
+    for transfer in plan.transfers:
+        total = transfer.protocol.config["data"].get("total_batch", count)
+        if total % count:
+            raise UserError(f"{transfer.protocol.task}: a total batch of {total} does not divide among {count} "
+                            "processes")
+
+
+def _check_compared(request: Request, plan: Plan) -> None:
+    known = set(config.names("pretrain")) | {c.row for c in plan.checkpoints}
+    if request.compare and request.compare not in known:
+        filed = {r["method"] for r in read_all(request.results) if r["scale"] == plan.scale} \
+            if request.results.is_dir() else set()
+        if request.compare not in filed:
+            raise UserError(nearest("method", request.compare, sorted(known | filed)))
+
+
+def _check_folder(plan: Plan) -> None:
+    """Refuse a work folder that cannot be written, or whose disk has no room for the states to resume from."""
+    there = next(path for path in (plan.folders.work_dir.absolute(), *plan.folders.work_dir.absolute().parents)
+                 if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise UserError(f"--work-dir {plan.folders.work_dir}: {there} is not a folder that can be written; choose "
+                        "another")
+    states = [state_bytes(p.recipe) for p in plan.pretrainings if p.steps]
+    states += [detector_bytes(t.protocol.config["arch"]) for t in plan.transfers if t.protocol.kind == "detector"]
+    needed, free = KEPT * max(states, default=0), shutil.disk_usage(there).free
+    if needed > free:
+        raise UserError(f"--work-dir {plan.folders.work_dir}: states to resume from take {needed / 1e9:.1f} GB, "
+                        f"{free / 1e9:.1f} GB are free; free some space or choose another")
 
 
 def listing(data_root: Path) -> str:
     """Methods, tasks, scales and the data found; reads file names only."""
     lines = []
-    for title, folder, names in (("methods", "pretrain", METHODS), ("tasks", "tasks", task_names()),
-                                 ("scales", "scales", SCALES)):
-        lines += [title] + [f"  {name:<27} {headline(config.CONFIGS / folder / f'{name}.py')}" for name in names]
+    for title, folder in (("methods", "pretrain"), ("tasks", "tasks"), ("scales", "scales")):
+        lines += [title] + [f"  {name:<27} {config.headline(config.CONFIGS / folder / f'{name}.py')}"
+                            for name in config.names(folder)]
     lines += [f"data under {data_root}"]
-    lines += [f"  {scale:<27} {found}" for scale, found in datasets.available(data_root).items()]
+    lines += [f"  {scale:<27} {found}" for scale, found in sources.available(data_root).items()]
     return "\n".join(lines)

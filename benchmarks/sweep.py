@@ -3,7 +3,6 @@
 A job that dies is started again and goes on from its last state; one that refuses its input is not. Nodes of a
 cluster see the same folders: data, work folder and results are named by path.
 """
-import argparse
 import contextlib
 import os
 import signal
@@ -11,10 +10,12 @@ import subprocess
 import sys
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.cli import Request, words_of
+from benchmarks.errors import REFUSED, STATUS_FILE
 from benchmarks.plan import Plan
-from benchmarks.run import parser
 from detco.console import log, progress_bar, stop_if_asked
 from detco.errors import UserError
 
@@ -30,70 +31,59 @@ class RefusedError(SweepError):
     """A job that said why it ends: another start would say the same."""
 
 
-def flags(arguments: argparse.Namespace) -> list[str]:
-    """The command line that parses to `arguments`."""
-    words = []
-    for action in parser()._actions:
-        value = getattr(arguments, action.dest, action.default)
-        if value != action.default:
-            values = [] if action.nargs == 0 else value if isinstance(value, list) else [value]
-            words += [action.option_strings[-1], *map(str, values)]
-    return words
-
-
-def jobs(plan: Plan) -> tuple[dict[str, list[str]], dict[str, tuple[list[str], str | None]]]:
+def jobs(request: Request, plan: Plan) -> tuple[dict[str, list[str]], dict[str, tuple[list[str], str | None]]]:
     """Name -> command line of every pretraining; name -> command line and pretraining of every row."""
-    common = vars(plan.arguments) | dict(
-        scale=plan.scale, executor="local", report=False, compare=None, task=None, seed=None, schedule=None, share=None,
-        data_root=plan.arguments.data_root.resolve(), work_dir=plan.arguments.work_dir.resolve(),
-        results=plan.arguments.results.resolve())
-    if common["checkpoint"]:
-        common["checkpoint"] = common["checkpoint"].resolve()
-
-    def command(**own) -> list[str]:
-        return flags(argparse.Namespace(**common | own))
-
-    defaults = dict(task=parser().get_default("task"), seed=parser().get_default("seed"))
-    first = {method: command(method=[method], pretrain_only=True, **defaults) for method in plan.methods}
-    rows = {f"{row}-{task}-seed{seed}": (
-                command(method=[row] if row in first else [], task=[task], seed=[seed], **plan.asked(task),
-                        resume=True), row if row in first else None)  # the pretraining is there
-            for task in plan.tasks if not plan.arguments.pretrain_only
-            for row in (plan.methods or [plan.arguments.name]) for seed in plan.arguments.seed}
+    common = replace(
+        request, scale=plan.scale, executor="local", report=False, compare=None, schedule=None, share=None,
+        data_root=request.data_root.resolve(), work_dir=request.work_dir.resolve(), results=request.results.resolve(),
+        checkpoint=request.checkpoint and request.checkpoint.resolve())
+    methods = {f"{p.row}-p{p.seed}": dict(methods=(p.recipe["name"],), pretrain_seeds=(p.seed,))
+               for p in plan.pretrainings}
+    first = {name: words_of(replace(common, pretrain_only=True, tasks=Request.tasks, seeds=Request.seeds, **fields))
+             for name, fields in methods.items()}
+    rows = {}
+    for transfer in plan.transfers:
+        for name, fields in (methods or {plan.foreign.row: {}}).items():
+            for seed in plan.seeds:
+                row = replace(common, tasks=(transfer.protocol.task,), seeds=(seed,), resume=True, **transfer.asked,
+                              **fields)  # the pretraining is there
+                rows[f"{name}-{transfer.protocol.task}-s{seed}"] = words_of(row), name if name in first else None
     return first, rows
 
 
-def run_until_done(name: str, command: list[str], log: Path, gpus: int, retries: int, sweep: str) -> str | None:
+def run_until_done(name: str, command: list[str], log_file: Path, gpus: int, retries: int, sweep: str) -> str | None:
     """Run a job, and start it again where it died; None, or why it failed.
 
     Args:
         sweep: this sweep's own name, noted beside the log: a start that finds it there is not the sweep's first, though
             it may be this function's, on another node.
     """
-    note = log.with_suffix(".started")
-    log.parent.mkdir(parents=True, exist_ok=True)
+    note = log_file.with_suffix(".started")
+    log_file.parent.mkdir(parents=True, exist_ok=True)
     for _ in range(retries + 1):
         if note.exists() and note.read_text() == sweep:
             command = [word for word in command if word not in ONCE]
         note.write_text(sweep)
         try:
-            return run_job(command, log, gpus)
+            return run_job(command, log_file, gpus)
         except SweepError as error:
-            failure = f"{name}: {error} ({log})"
+            failure = f"{name}: {error} ({log_file})"
             if isinstance(error, RefusedError):
                 break
     return failure
 
 
-def run_job(command: list[str], log: Path, gpus: int) -> None:
+def run_job(command: list[str], log_file: Path, gpus: int) -> None:
     """Run one command line of run.py, its output added to a log in a folder that is there. Raises SweepError where it
     fails, RefusedError where it said why."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={gpus}"] if gpus > 1 else []
-    before = len(log.read_text()) if log.exists() else 0
-    with open(log, "a") as file:
+    status = log_file.with_suffix(".status")
+    status.unlink(missing_ok=True)
+    with open(log_file, "a") as file:
         process = subprocess.Popen([sys.executable, *launcher, "-m", "benchmarks.run", *command],
                                    stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-                                   env=os.environ | ({} if gpus else {"CUDA_VISIBLE_DEVICES": ""}))
+                                   env=os.environ | {STATUS_FILE: str(status)}
+                                   | ({} if gpus else {"CUDA_VISIBLE_DEVICES": ""}))
         try:
             while process.poll() is None:  # a wait without end would not hear that the sweep was stopped
                 time.sleep(0.2)
@@ -107,44 +97,42 @@ def run_job(command: list[str], log: Path, gpus: int) -> None:
                     os.killpg(process.pid, signal.SIGKILL)
             raise
     if process.returncode:
-        output = log.read_text()[before:].strip().splitlines()
-        said = [line for line in output if line.startswith("error: ")]  # torchrun writes on below it
-        kind = RefusedError if said and "(details in " not in said[-1] else SweepError
-        raise kind(f"exit status {process.returncode}: {(said or output or ['no output'])[-1]}")
+        code = int(status.read_text()) if status.exists() else process.returncode
+        output = log_file.read_text().strip().splitlines() or ["no output"]
+        last = next((line for line in reversed(output) if line.startswith("error: ")), output[-1])
+        raise (RefusedError if code == REFUSED else SweepError)(f"exit status {code}: {last}")
 
 
-def _check_room(nodes: list[dict], arguments: argparse.Namespace) -> None:
+def _check_room(nodes: list[dict], request: Request) -> None:
     """Raises SweepError where no node of the cluster could ever run a job, which Ray would wait for in silence."""
-    if not any(node["Alive"] and node["Resources"].get("CPU", 0) >= arguments.job_cpus
-               and node["Resources"].get("GPU", 0) >= arguments.job_gpus for node in nodes):
-        raise SweepError(f"no node of the cluster has {arguments.job_cpus} cores and {arguments.job_gpus} GPUs for a "
+    if not any(node["Alive"] and node["Resources"].get("CPU", 0) >= request.job_cpus
+               and node["Resources"].get("GPU", 0) >= request.job_gpus for node in nodes):
+        raise SweepError(f"no node of the cluster has {request.job_cpus} cores and {request.job_gpus} GPUs for a "
                          "job: give fewer with --job-cpus and --job-gpus")
 
 
-def sweep(plan: Plan) -> None:
-    """Run a plan's jobs on Ray, at `RAY_ADDRESS` or on this machine, with a progress bar.
+def sweep(request: Request, plan: Plan) -> Plan:
+    """Run a plan's jobs on Ray, at `RAY_ADDRESS` or on this machine, with a progress bar; the plan that reads their
+    results.
 
     Raises SweepError naming the jobs that failed, once all others are done.
     """
-    try:
-        import ray
-    except ImportError:
-        raise SweepError('--executor ray: Ray is not installed: pip install "detco-bench[ray]"') from None
-    arguments = plan.arguments
+    import ray
+
     ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, logging_level="ERROR",
              include_dashboard=False if "RAY_ADDRESS" not in os.environ else None)
-    logs, this = (arguments.work_dir / "sweep").resolve(), uuid.uuid4().hex
+    logs, this = (request.work_dir / "sweep").resolve(), uuid.uuid4().hex
 
-    @ray.remote(num_cpus=arguments.job_cpus, num_gpus=arguments.job_gpus, max_retries=arguments.retries)
+    @ray.remote(num_cpus=request.job_cpus, num_gpus=request.job_gpus, max_retries=request.retries)
     def start(name, command, failed):
         if failed:
             return f"{name}: not run, its pretraining failed"
-        return run_until_done(name, command, logs / f"{name}.log", arguments.job_gpus, arguments.retries, this)
+        return run_until_done(name, command, logs / f"{name}.log", request.job_gpus, request.retries, this)
 
-    first, rows = jobs(plan)
+    first, rows = jobs(request, plan)
     waiting, failures = {}, []  # job -> name
     try:
-        _check_room(ray.nodes(), arguments)
+        _check_room(ray.nodes(), request)
         pretrained = {name: start.remote(f"pretrain-{name}", command, None) for name, command in first.items()}
         waiting |= {job: f"pretrain-{name}" for name, job in pretrained.items()}
         waiting |= {start.remote(name, command, pretrained.get(method)): name
@@ -171,3 +159,4 @@ def sweep(plan: Plan) -> None:
     if failures:
         raise SweepError(f"{len(failures)} of {len(first) + len(rows)} jobs failed; the same command runs them again: "
                          + "; ".join(failures))
+    return replace(plan, options=replace(plan.options, force=False, resume=True))

@@ -1,68 +1,22 @@
 """The transfer harness: any checkpoint through one task's protocol, to one record."""
 import json
-import os
-import pkgutil
-import platform
-import re
-import resource
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
-from benchmarks.detection import mmcv_ops
-from benchmarks.task import load_task, resolve
-from detco import checkpoint as checkpoints
-from detco.config import digest
-from detco.errors import UserError
-from detco.files import replacing, sha256
+from benchmarks.environment import PeakMemory, device_name, environment
+from benchmarks.protocol import Protocol
+from detco.checkpoint import Checkpoint, CheckpointError
+from detco.files import replacing
+from leaderboard.record import SCHEMA, brief_report
 
 # What measures a task's rows, by `task.kind`: a function from a Job to the record's fields that say what came out
-# (metrics, per_class, load_report, train_losses, detections, cost).
+# (metrics, per_class, load_report, train_losses, detections, cost). A kind of one's own is named "module:function".
 KINDS = {"detector": "benchmarks.detection.runner:measure", "linear": "benchmarks.image_level.probes:linear",
          "knn": "benchmarks.image_level.probes:knn", "svm": "benchmarks.image_level.probes:svm"}
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """A task as it will run: the resolved config and its fingerprint. Rows of one table share the latter."""
-
-    task: str
-    scale: str
-    schedule: str
-    config: dict
-
-    @property
-    def fingerprint(self) -> str:
-        return digest(self.config)
-
-
-def kind_of(config: dict) -> str:
-    """What measures a task's rows (`KINDS`); tasks that name no kind are detectors."""
-    return config["task"].get("kind", "detector")
-
-
-def protocol_of(task: str, scale: str, arch: str, classes: tuple[str, ...], overrides: dict,
-                schedule: str | None = None) -> Protocol:
-    """Resolve a task at a scale.
-
-    Args:
-        overrides: the scale's dotted changes to the task.
-        schedule: one of the task's at this scale; None for 1x, where there is none for the first.
-    Raises:
-        UserError: unknown task or schedule, or an override that fits nothing.
-    """
-    config = resolve(load_task(task), arch, len(classes), overrides).to_dict()
-    schedules = config.pop("schedules", {"": None})
-    schedule = schedule or ("1x" if "1x" in schedules else next(iter(schedules)))
-    if schedule not in schedules:
-        raise UserError(f"unknown schedule '{schedule}' for {task} at scale {scale}: known: {', '.join(schedules)}")
-    config |= dict(schedule=schedules[schedule], arch=arch, classes=list(classes))
-    return Protocol(task, scale, schedule, config)
 
 
 @dataclass(frozen=True)
@@ -71,8 +25,12 @@ class Job:
 
     Attributes:
         data: of the task's kind, with `classes` and `fingerprint`.
+        source: what the data is (`benchmarks.data.sources`).
+        changes: what --set changed in the task; recorded.
         name: the row's name.
         seed: of the heads, the order of images and the augmentation.
+        pretrain_seed: of the checkpoint; None where nobody knows.
+        identity: the checkpoint's, of its weights and recipe.
         resume: go on where an interrupted run stopped.
         load: False leaves the backbone's weights as initialised: the alarm that shows loading matters.
         limit: the run was shortened (by `--limit`); recorded, and such a record enters no leaderboard.
@@ -82,10 +40,14 @@ class Job:
 
     protocol: Protocol
     data: Any
+    source: str
+    changes: dict[str, Any]
     name: str
     seed: int
+    pretrain_seed: int | None
     checkpoint_path: Path
-    checkpoint: checkpoints.Checkpoint
+    checkpoint: Checkpoint
+    identity: str
     work_dir: Path
     resume: bool = True
     load: bool = True
@@ -93,36 +55,48 @@ class Job:
     workers: int = 0
     max_per_process: int | None = None
 
+    @property
+    def images(self) -> dict[str, int] | None:
+        """How many there are to learn from and to be tested on; None where the data does not say."""
+        return getattr(self.data, "counts", None)
+
 
 def transfer(job: Job) -> dict:
-    """Measure one row; the result record (leaderboard.record), also kept in the job's work folder.
+    """Measure one row; the result record (leaderboard/schema.json), also kept in the job's work folder.
 
     Raises CheckpointError where the checkpoint does not fit, and what the task's kind raises.
     """
     from mmengine import dist
     from mmengine.device import get_device
 
-    protocol, metadata = job.protocol, job.checkpoint.metadata
+    protocol, metadata = job.protocol, dict(job.checkpoint.metadata)
     if not job.resume and dist.is_main_process():
         shutil.rmtree(job.work_dir, ignore_errors=True)
     dist.barrier()
     if metadata["arch"] != protocol.config["arch"]:
-        raise checkpoints.CheckpointError(f"checkpoint {job.checkpoint_path}: a {metadata['arch']}; scale "
-                                          f"{protocol.scale} runs {protocol.config['arch']}")
-    started, task = time.perf_counter(), protocol.config["task"]
+        raise CheckpointError(f"checkpoint {job.checkpoint_path}: a {metadata['arch']}; scale {protocol.scale} runs "
+                              f"{protocol.config['arch']}")
+    started, memory = time.perf_counter(), PeakMemory()
     job.work_dir.mkdir(parents=True, exist_ok=True)
-    measured = pkgutil.resolve_name(KINDS[kind_of(protocol.config)])(job)
+    measured = resolve_name(KINDS.get(protocol.kind, protocol.kind))(job)
     cost = measured.pop("cost")
-    seconds = time.perf_counter() - started + cost.pop("earlier_seconds", 0.0)
-    record = measured | dict(
-        schema=1, task=protocol.task, task_version=task["version"], main_metric=task["main_metric"],
-        scale=protocol.scale, schedule=protocol.schedule, method=job.name, seed=job.seed,
+    earlier = cost.pop("earlier_seconds", 0.0)
+    measured["load_report"] = brief_report(measured["load_report"])
+    recipe = dict(hash=metadata["recipe"], config=metadata.pop("recipe_config"), pool=metadata["pool"])
+    record = dict(deterministic=False) | measured | dict(
+        schema=SCHEMA, task=protocol.task, task_version=protocol.version,
+        main_metric=protocol.config["task"]["main_metric"], scale=protocol.scale, schedule=protocol.schedule,
+        arch=metadata["arch"], method=job.name, seed=job.seed, pretrain_seed=job.pretrain_seed,
         protocol_fingerprint=protocol.fingerprint, data_fingerprint=job.data.fingerprint,
-        checkpoint=dict(hash=sha256(job.checkpoint_path), metadata=metadata),
-        cost=cost | dict(wall_seconds=round(seconds, 1), peak_memory_bytes=_peak_memory(),
-                         device=device_name(get_device()), world_size=dist.get_world_size()),
-        environment=environment(), config=dict(protocol=protocol.config), limit=job.limit)
+        data=dict(source=job.source, images=job.images), changes=job.changes, recipe=recipe,
+        checkpoint=dict(hash=job.identity, metadata=metadata),
+        cost=cost | dict(
+            wall_seconds=round(time.perf_counter() - started + earlier, 1), resumed=earlier > 0,
+            peak_memory_bytes=memory.bytes(), device=device_name(get_device()), **_used(job, dist.get_world_size())),
+        environment=environment(), limit=job.limit, unreliable=None)
     if dist.is_main_process():
+        with replacing(job.work_dir / "protocol.json") as temporary:
+            temporary.write_text(json.dumps(protocol.config, indent=1, sort_keys=True))
         with replacing(job.work_dir / "result.json") as temporary:
             temporary.write_text(json.dumps(record, indent=1, sort_keys=True))
         for state in job.work_dir.glob("iter_*.pth"):
@@ -131,46 +105,12 @@ def transfer(job: Job) -> dict:
     return record
 
 
-def device_name(kind: str) -> str:
-    """What a device of this kind, "cuda" or "cpu", is called in records."""
+def _used(job: Job, ranks: int) -> dict[str, Any]:
+    """What a row ran on, beside the device's name."""
     import torch
 
-    if kind == "cuda":
-        return torch.cuda.get_device_name()
-    return f"CPU, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
-
-
-def _peak_memory() -> int:
-    """Bytes: of the device where there is one, else of this process."""
-    import torch
-
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else process_peak()
-
-
-def process_peak() -> int:
-    """The most bytes this process has held. On Linux not by getrusage, which counts what its parent held."""
-    status = Path("/proc/self/status")
-    if status.is_file() and (peak := re.search(r"VmHWM:\s*(\d+)", status.read_text())):
-        return 1024 * int(peak[1])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def environment() -> dict:
-    """Versions of what computed, and the commit, if this is a git checkout."""
-    versions = {"python": platform.python_version(), "mmcv_operators": mmcv_ops.install()}
-    for package in ("torch", "torchvision", "mmdet", "mmengine", "numpy", "pycocotools"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
-
-    def git(*words):
-        here = Path(__file__).resolve().parent
-        done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    # Results and the pages made of them change with every run; dirty means the code.
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!/leaderboard/results",
-                  ":!/leaderboard/LEADERBOARD.md", ":!/docs/speed*", ":!/docs/scaling.md")
-    return dict(versions=versions, platform=platform.platform(), commit=git("rev-parse", "HEAD"),
-                dirty=None if changed is None else bool(changed))
+    on_cuda = torch.cuda.is_available()
+    # Detectors train in float32; frozen features are computed in bfloat16 on a GPU.
+    return dict(device_count=ranks if on_cuda else 1, world_size=ranks, workers=job.workers,
+                threads=torch.get_num_threads(),
+                precision="bfloat16" if on_cuda and job.protocol.kind != "detector" else "float32")

@@ -3,9 +3,11 @@
 One file: safetensors with torchvision's ResNet names and one metadata entry, JSON with
     arch, channel_order ("RGB"/"BGR"), mean and std (of images in [0, 1], in channel order), stride ("pytorch":
     in the 3x3 convolution, "caffe": in the 1x1), method, pool, seed, budget (images, encoder_pixels,
-    device_hours), config (hash of the resolved one), parent (sha256 of the file it was made from).
+    device_hours), recipe (hash of the resolved pretraining config), recipe_config (that config), config (hash of it with
+    the pool and the seed), parent (sha256 of the file it was made from).
 """
 import argparse
+import hashlib
 import json
 import pickle
 import re
@@ -17,7 +19,7 @@ import numpy as np
 import safetensors
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from detco.backbone import ARCHS, ResNetLevels
 from detco.errors import UserError
@@ -26,7 +28,7 @@ from detco.views import MEAN, STD
 
 KEY = "detco"
 FOREIGN = dict(channel_order="RGB", mean=list(MEAN), std=list(STD), stride="pytorch", method=None, pool=None,
-               seed=None, budget=None, config=None, parent=None)
+               seed=None, budget=None, recipe=None, recipe_config=None, config=None, parent=None)
 # What pretraining leaves beside a backbone: classifiers, projectors, predictors, prototypes.
 HEADS = re.compile(r"(fc|classifier|head|heads|projector|projection_head|predictor|prototypes|mlp)(\.|$)")
 MOMENTUM = re.compile(r"(encoder_k|_k\.|momentum|teacher|twin|target|ema)")
@@ -190,6 +192,46 @@ def to_protocol(checkpoint: Checkpoint, path: Path) -> dict[str, Tensor]:
         weight = weight * scale[None, :, None, None]
     state["conv1.weight"] = weight.contiguous()
     return state
+
+
+def identity(state: dict[str, Tensor], recipe: str | None) -> str:
+    """What a checkpoint is known by: sha256 of its tensors (names, types, shapes, values) and its recipe's hash. Files
+    whose other metadata differ, such as the hours it took, have the same."""
+    found = hashlib.sha256(repr(recipe).encode())
+    for name, value in sorted(state.items()):
+        found.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def load_into(model: nn.Module, checkpoint: Checkpoint, rules: list[tuple[str, str]], path: Path) -> dict:
+    """Load a checkpoint into a model whose backbone stands under other names, as the protocols see pixels.
+
+    Args:
+        rules: (prefix in the checkpoint, prefix in the model); the first that fits a name counts.
+        path: the file, for errors.
+    Returns:
+        the load report: `loaded` (how many), `missing`, `unexpected`, `ignored`, `fresh` (modules left as initialised).
+    Raises:
+        CheckpointError: a key that finds no place, or a place under the rules' prefixes that stays empty.
+    """
+    state = to_protocol(checkpoint, path)
+    renamed = {}
+    for key, value in state.items():
+        source, target = next((s, t) for s, t in rules if key.startswith(s))
+        renamed[target + key.removeprefix(source)] = value
+    own = model.state_dict()
+    unexpected = [k for k, v in renamed.items() if k not in own or own[k].shape != v.shape]
+    targets = tuple(target for _, target in rules)
+    missing = [k for k in own if k.startswith(targets) and k not in renamed and not k.endswith("num_batches_tracked")]
+    if unexpected or missing:
+        raise CheckpointError(
+            f"checkpoint {path}: a {checkpoint.metadata['arch']} does not fit the model: "
+            f"{len(unexpected)} keys without a place ({', '.join(unexpected[:3])}), {len(missing)} empty places "
+            f"({', '.join(missing[:3])})")
+    model.load_state_dict(renamed, strict=False)
+    fresh = sorted({k.rsplit(".", 1)[0] for k in own if k not in renamed and not k.endswith("num_batches_tracked")})
+    return dict(loaded=len(renamed), missing=missing, unexpected=unexpected, ignored=checkpoint.ignored, fresh=fresh)
 
 
 def export(checkpoint: Checkpoint, path: Path, style: str) -> Path:

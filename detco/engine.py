@@ -11,6 +11,7 @@ from mmengine import dist
 from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, LOOPS
 from mmengine.runner import IterBasedTrainLoop
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -18,10 +19,10 @@ from torch.utils.data import DataLoader
 
 from detco import checkpoint
 from detco.backbone import ResNetLevels
-from detco.config import digest
+from detco.config import digest, recipe, recipe_hash
 from detco.console import log
 from detco.distributed import synchronise_batch_norm
-from detco.errors import UserError
+from detco.errors import UserError, nearest
 from detco.files import replacing
 from detco.method import Method
 from detco.pool import FolderPool, MemoryPool, PoolError, decode
@@ -107,6 +108,7 @@ class StreamLoop(IterBasedTrainLoop):
     def run_iter(self, data_batch):
         self.runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=data_batch)
         outputs = []
+        method_of(self.runner).progress = self._iter / self._max_iters
         for number, part in enumerate(parts_of(data_batch, self.accumulation)):
             method_of(self.runner).seed_step(self.seed, self._iter, dist.get_rank() * self.accumulation + number)
             outputs.append(self.runner.model.train_step(part, optim_wrapper=self.runner.optim_wrapper))
@@ -145,7 +147,12 @@ class PretrainModel(BaseModel):
 
 @HOOKS.register_module()
 class MethodHook(Hook):
-    """Lets the method move its momentum encoder and banks after each step."""
+    """Lets the method move its momentum encoder and banks after each step, and keeps the rates that it fixed."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        for group in runner.optim_wrapper.param_groups:
+            if group.get("fixed_lr"):
+                group["lr"] = group["initial_lr"]
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         method_of(runner).after_step()
@@ -217,10 +224,8 @@ def save_every(steps: int) -> int:
 
 
 def identity(config: dict, fingerprint: str, seed: int) -> str:
-    """What a pretraining is known by in the cache: its resolved config, its data and its seed. How many workers
-    load, and how many broken images are borne with, is no part of it, nor the name: weights do not depend on them."""
-    config = {key: value for key, value in config.items() if key not in ("name", "workers", "max_broken")}
-    return digest({"config": config, "data": fingerprint, "seed": seed})
+    """What a pretraining is known by in the cache: its recipe, its data and its seed."""
+    return digest({"config": recipe(config), "data": fingerprint, "seed": seed})
 
 
 def build(config: dict, num_classes: int) -> Method:
@@ -237,6 +242,29 @@ def build(config: dict, num_classes: int) -> Method:
     return kind(**arguments)
 
 
+def build_optimizer(method: Method, settings: dict) -> torch.optim.Optimizer:
+    """The optimiser of a config over the method's parameter groups.
+
+    Args:
+        settings: `type`, a class of torch.optim ("SGD" where there is none) or "module:Class", and its arguments.
+    Raises:
+        UserError: an optimiser that is not there, or arguments it refuses.
+    """
+    arguments = dict(settings)
+    name = arguments.pop("type", "SGD")
+    known = [n for n, kind in vars(torch.optim).items() if inspect.isclass(kind) and n != "Optimizer"]
+    if ":" not in name and name not in known:
+        raise UserError(f"{nearest('optimizer.type', name, known)}; or give module:Class")
+    groups = method.parameter_groups()
+    try:
+        kind = pkgutil.resolve_name(name if ":" in name else f"torch.optim:{name}")
+        if "fused" in inspect.signature(kind).parameters:
+            arguments.setdefault("fused", True)
+        return kind(groups, **arguments)
+    except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"optimizer '{name}': {error}") from None
+
+
 def compile_backbones(method: Method) -> None:
     """Compile every backbone of a method, the momentum encoder's too, when it is first used; a graph for each kind of view."""
     for module in method.modules():
@@ -249,8 +277,9 @@ def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: 
     """Pretrain a backbone, or find it finished.
 
     Args:
-        config: resolved: `name` (the method's, of its file), `method` (class and arguments), `optimizer`, `schedule`, `amp`, `workers`,
-            `max_broken` (the share of a folder's images that may fail to decode), `compile` if the backbones shall be.
+        config: resolved: `name` (the method's, of its file), `method` (class and arguments), `optimizer` (class and
+            arguments), `schedule` (epochs, batch, policy, warmup), `amp`, `workers`, `max_broken` (the share of a folder's
+            images that may fail to decode), `compile` if the backbones shall be.
         pool: the images.
         work_dir: holds `checkpoint.safetensors` at the end, `run.log`, scalars, and the states to resume from.
         seed: of weights, order and augmentation.
@@ -285,7 +314,7 @@ def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: 
         seen = steps * config["schedule"]["batch"]
         checkpoint.save(final, method.backbone().state_dict(), dict(
             arch=method.backbone().arch, method=config["name"], pool=pool.fingerprint, seed=seed,
-            config=identity(config, pool.fingerprint, seed),
+            recipe=recipe_hash(config), recipe_config=recipe(config), config=identity(config, pool.fingerprint, seed),
             budget=dict(images=seen, encoder_pixels=seen * method.pixels_per_image,
                         device_hours=seconds * dist.get_world_size() / 3600)))
         for state in work_dir.glob("iter_*.pth"):  # the run is finished: nothing will resume from these
@@ -324,12 +353,12 @@ def runner_of(method: Method, pool: MemoryPool | FolderPool, config: dict, steps
                         num_workers=0 if in_memory else config["workers"], persistent_workers=False,
                         collate_fn=(lambda batch: {"index": torch.tensor(batch)}) if in_memory else None,
                         pin_memory=not in_memory and device.type == "cuda")
+    model = PretrainModel(method, pool, config["amp"])
     backends = [dict(type="LocalVisBackend")] + [dict(type="TensorboardVisBackend")] * tensorboard
     return Runner(
-        model=PretrainModel(method, pool, config["amp"]), work_dir=str(work_dir), train_dataloader=loader,
+        model=model, work_dir=str(work_dir), train_dataloader=loader,
         train_cfg=dict(type="StreamLoop", max_iters=steps, seed=seed, accumulation=accumulation),
-        optim_wrapper=dict(type="OptimWrapper", accumulative_counts=accumulation,
-                           optimizer=dict(type="SGD", fused=True, **config["optimizer"])),
+        optim_wrapper=OptimWrapper(build_optimizer(method.to(device), config["optimizer"]), accumulation),
         param_scheduler=_schedulers(schedule, steps),
         default_hooks=dict(
             logger=dict(type="LoggerHook", interval=10), sampler_seed=None,  # the stream seeds itself
@@ -342,8 +371,18 @@ def runner_of(method: Method, pool: MemoryPool | FolderPool, config: dict, steps
 
 
 def _schedulers(schedule: dict, steps: int) -> list[dict]:
-    """Cosine decay to zero (MoCo v2), or steps by 0.1 at the given epochs' share (torchvision's supervised)."""
+    """The learning rate's: `policy` "cosine", decay to zero (MoCo v2), "step", by 0.1 at the `milestones` in epochs
+    (torchvision's supervised), or "constant"; after `warmup` epochs, if any, in which it rises evenly to its full value.
+    Raises UserError for another policy, or a warm-up as long as the run."""
+    warmup = round(steps * schedule.get("warmup", 0) / schedule["epochs"])
+    if warmup >= steps:
+        raise UserError(f"schedule: a warm-up of {warmup} steps leaves none of {steps}")
+    rise = [dict(type="LinearLR", start_factor=1 / warmup, end=warmup, by_epoch=False)] if warmup > 1 else []
     if schedule["policy"] == "cosine":
-        return [dict(type="CosineAnnealingLR", T_max=steps, eta_min=0, by_epoch=False)]
-    milestones = [round(steps * m / schedule["epochs"]) for m in schedule["milestones"]]
-    return [dict(type="MultiStepLR", milestones=milestones, gamma=0.1, by_epoch=False)]
+        return [*rise, dict(type="CosineAnnealingLR", T_max=steps - warmup, eta_min=0, begin=warmup, by_epoch=False)]
+    if schedule["policy"] == "step":
+        milestones = [round(steps * m / schedule["epochs"]) for m in schedule["milestones"]]
+        return [*rise, dict(type="MultiStepLR", milestones=milestones, gamma=0.1, by_epoch=False)]
+    if schedule["policy"] == "constant":
+        return rise
+    raise UserError(nearest("schedule.policy", schedule["policy"], ("cosine", "step", "constant")))

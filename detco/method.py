@@ -10,12 +10,17 @@ from detco.views import View
 class Method(nn.Module):
     """A pretraining method. The engine calls `views`, `loss`, then the optimiser, then `after_step`.
 
-    A subclass sets `view_specs` (name -> View), `encoder` (whose parameters the optimiser trains) and
-    overrides `loss`, `backbone`, and `after_step` where it keeps state. One file and one config, whose `type` names the
-    class, add a method.
+    A subclass sets `view_specs` (name -> View) and its networks, and overrides `loss`, `backbone`, `after_step` where it
+    keeps state, and `parameter_groups` where not every parameter is trained alike. One file and one config, whose `type`
+    names the class, add a method; the config names the optimiser and the schedule of its learning rate.
+
+    Attributes:
+        progress: the share of the run's steps taken before this one, in [0, 1); the engine sets it ahead of `loss`, for
+            what follows a schedule of the method's own, such as a momentum.
     """
 
     view_specs: dict[str, View] = {}
+    progress = 0.0
 
     def __init__(self):
         super().__init__()
@@ -52,6 +57,13 @@ class Method(nn.Module):
     def loss(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
         """Scalars by name; those named "loss..." are summed and minimised, the others logged."""
         raise NotImplementedError
+
+    def parameter_groups(self) -> list[dict]:
+        """What the optimiser trains, as torch.optim takes it: {"params": parameters, options of these alone}.
+
+        A group may fix its rate ("fixed_lr": True): the schedule then passes it by.
+        """
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def after_step(self) -> None:
         """Called after each optimiser step."""

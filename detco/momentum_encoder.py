@@ -9,19 +9,19 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 class MomentumEncoder(nn.Module):
     """Holds `module`, a frozen copy of an encoder; `update` moves it by m * module + (1 - m) * encoder.
 
-    Batch norm's running statistics are the copy's own, as in MoCo: they see the keys' batches.
+    Batch norm's running statistics are the copy's own, as in MoCo: they see the keys' batches. A method whose momentum
+    rises while it trains (BYOL, MoCo v3) sets `momentum` before `update`.
     """
 
     def __init__(self, encoder: nn.Module, momentum: float = 0.999):
         super().__init__()
         self.module = deepcopy(encoder).requires_grad_(False)
         self.momentum = momentum
-        self._average = get_ema_multi_avg_fn(momentum)
 
     @torch.no_grad()
     def update(self, encoder: nn.Module) -> None:
         """Follow the encoder by one step; call it after the optimiser's."""
-        self._average(list(self.module.parameters()), list(encoder.parameters()), None)
+        get_ema_multi_avg_fn(self.momentum)(list(self.module.parameters()), list(encoder.parameters()), None)
 
     @torch.no_grad()
     def forward(self, *args):

@@ -8,8 +8,11 @@ import shutil
 from pathlib import Path
 
 from benchmarks.data import cityscapes, voc
-from benchmarks.data.sources import COCO_FORM, SPLITS, DataError, check_maps, check_source, read_json, several
+from benchmarks.data.checks import check_maps
+from benchmarks.data.coco import DataError, read_json
+from benchmarks.data.sources import COCO_FORM, SPLITS, check_source
 from detco.console import CONSOLE, log, progress_bar
+from detco.errors import several
 from detco.files import replacing, sha256
 
 # Images of the full sets, by annotation file.

@@ -25,7 +25,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from benchmarks.data.synthetic_shapes import (
-    KEYPOINTS, SHAPES, SKELETON, Outline, clutter, colours, figure, painted, posed, texture, uniform,
+    KEYPOINTS,
+    SHAPES,
+    SKELETON,
+    Outline,
+    clutter,
+    colours,
+    figure,
+    painted,
+    posed,
+    texture,
+    uniform,
 )
 from detco.errors import UserError
 from detco.files import replacing
@@ -33,6 +43,7 @@ from detco.files import replacing
 CLASSES: tuple[str, ...] = tuple(SHAPES)
 SCENE_CLASSES: tuple[str, ...] = ("person", *CLASSES[:4])  # few, for a detector trained for minutes
 VERSION = 2  # raise it whenever a pixel or an annotation changes: it enters every fingerprint
+ORIGIN = "detco.drawn"  # the name of this module when version 2 was made: it enters the scenes' fingerprint
 _POOL, _SCENE = 0, 1
 _SQUARE = np.ones((3, 3), np.uint8)
 _PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE)  # quick
@@ -153,7 +164,7 @@ def write_pool(directory: str | os.PathLike, count: int | None = None, split: st
     digest = hashlib.sha256(f"pool {VERSION}".encode())
     digest.update(images)
     digest.update(labels.astype("<i8").tobytes())
-    source = f"benchmarks.data.synthetic version {VERSION}: {len(images)} images of {images.shape[-1]} px, seed {seed}"
+    source = f"{ORIGIN} version {VERSION}: {len(images)} images of {images.shape[-1]} px, seed {seed}"
     metadata = {"classes": json.dumps(CLASSES), "fingerprint": digest.hexdigest(), "source": source,
                 "version": str(VERSION)}
     with replacing(path) as temporary:
@@ -250,7 +261,7 @@ def draw_scenes(count: int, size: int = 160, seed: int = 0) -> tuple[list[np.nda
     person = {"id": 1, "name": "person", "supercategory": "person", "keypoints": list(KEYPOINTS),
               "skeleton": [list(pair) for pair in SKELETON]}
     shapes = [{"id": i + 2, "name": name, "supercategory": "shape"} for i, name in enumerate(SCENE_CLASSES[1:])]
-    info = {"description": f"benchmarks.data.synthetic version {VERSION}: scenes of {size} px, seed {seed}"}
+    info = {"description": f"{ORIGIN} version {VERSION}: scenes of {size} px, seed {seed}"}
     return images, {"info": info, "images": entries, "annotations": annotations, "categories": [person, *shapes]}
 
 

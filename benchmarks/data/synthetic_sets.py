@@ -1,21 +1,28 @@
-"""The synthetic scenes of the `mini` scale in the forms of the tasks' data sets, made by the converters' own code."""
+"""The synthetic scenes in the forms of the tasks' data sets, made by the converters' own code."""
 import json
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 from PIL import Image
 
 from benchmarks.data import cityscapes, voc
-from benchmarks.data.synthetic import CLASSES, SCENE_CLASSES, write_pool, write_scenes
+from benchmarks.data.building import build_once
+from benchmarks.data.cityscapes import Labels, Point
+from benchmarks.data.coco import read_json
+from benchmarks.data.synthetic import CLASSES, SCENE_CLASSES, VERSION, write_pool, write_scenes
 from detco.files import replacing
 
+SYNTHETIC_SEMANTIC_CLASSES = ("ground", *SCENE_CLASSES)
+SYNTHETIC_LABELS: Labels = {name: (number, name != "ground") for number, name in enumerate(SYNTHETIC_SEMANTIC_CLASSES)}
 DIFFICULT = 0.2  # an object's share of its box, below which it is marked so
 
 
 def classes_of(source: str) -> tuple[str, ...]:
     """The categories of a source at the mini scale."""
     return {"imagenet": CLASSES, "person": SCENE_CLASSES[:1],
-            "cityscapes_semantic": cityscapes.SYNTHETIC_SEMANTIC_CLASSES}.get(source, SCENE_CLASSES)
+            "cityscapes_semantic": SYNTHETIC_SEMANTIC_CLASSES}.get(source, SCENE_CLASSES)
 
 
 def draw(source: str, root: Path) -> None:
@@ -28,7 +35,7 @@ def draw(source: str, root: Path) -> None:
     elif source.startswith("voc"):
         draw_voc(scenes, root / "voc")
     elif source.startswith("cityscapes"):
-        cityscapes.draw(scenes, root / "cityscapes")
+        draw_cityscapes(scenes, root / "cityscapes")
 
 
 def draw_all(root: Path) -> None:
@@ -76,7 +83,7 @@ def draw_voc(scenes: Path, root: Path) -> None:
             path.write_text("\n".join(stems) + "\n")
         voc.convert(built / "VOCdevkit", built / "annotations", SCENE_CLASSES)
 
-    cityscapes.build_once(root, fill, "annotations/test2007.json")
+    build_once(root, fill, "annotations/test2007.json", VERSION)
 
 
 def _write_voc(year: Path, stem: str, scene: Path, image: dict, objects: list[dict]) -> None:
@@ -99,3 +106,52 @@ def _write_voc(year: Path, stem: str, scene: Path, image: dict, objects: list[di
 def _children(node: ElementTree.Element, **texts) -> None:
     for tag, text in texts.items():
         ElementTree.SubElement(node, tag).text = str(text)
+
+
+def draw_cityscapes(scenes: Path, root: Path) -> None:
+    """Write the scenes (`benchmarks.data.synthetic.write_scenes`) in Cityscapes' form under `root`, and convert them there.
+
+    What is there is kept, unless another version drew it. Raises DataError where `root` holds anything else.
+    """
+    def fill(built: Path) -> None:
+        for split in ("train", "val"):
+            content = read_json(scenes / "annotations" / f"instances_{split}.json")
+            objects = {image["id"]: [] for image in content["images"]}
+            for annotation in content["annotations"]:
+                objects[annotation["image_id"]].append(annotation)
+            for image in content["images"]:
+                _draw_one(scenes / split, built, split, image, objects[image["id"]])
+        cityscapes.convert(built, built, SYNTHETIC_LABELS)
+
+    build_once(root, fill, "annotations/instances_val.json", VERSION)
+
+
+def _draw_one(scenes: Path, root: Path, split: str, image: dict, annotations: list[dict]) -> None:
+    """One scene's image and polygons; ground lies under all."""
+    width, height = image["width"], image["height"]
+    objects = [dict(label="ground", polygon=[(0, 0), (width, 0), (width, height), (0, height)])]
+    objects += [dict(label=SYNTHETIC_SEMANTIC_CLASSES[a["category_id"]], polygon=_joined(a["segmentation"]))
+                for a in annotations]
+    stem = Path(image["file_name"]).stem
+    photo = root / "leftImg8bit" / split / "drawn" / f"{stem}_leftImg8bit.png"
+    polygons = root / "gtFine" / split / "drawn" / f"{stem}_gtFine_polygons.json"
+    for path in (photo, polygons):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(scenes / image["file_name"], photo)
+    polygons.write_text(json.dumps(dict(imgWidth=width, imgHeight=height, objects=objects)))
+
+
+def _joined(segmentation: list[list[float]]) -> list[Point]:
+    """The parts of a COCO segmentation as one polygon of whole pixels, the nearest part first: a bridge without width
+    leads from a corner to the part's nearest, around the part, and back. An object that hides the middle of another is
+    painted after it, and so over its bridges; over clutter they stay, a pixel wide. Of the 2,126 objects of the 600
+    scenes, one keeps an IoU of 0.94 with its mask in the scene, the others 0.96 and more, 0.999 on average."""
+    # The floor is the pixel that a point lies in: PIL paints a polygon's outline too.
+    whole, *parts = (np.floor(np.reshape(part, (-1, 2))).astype(int) for part in segmentation)
+    while parts:
+        squares = [((whole[:, None] - part) ** 2).sum(2) for part in parts]
+        nearest = int(np.argmin([s.min() for s in squares]))
+        part, square = parts.pop(nearest), squares[nearest]
+        i, j = np.unravel_index(square.argmin(), square.shape)
+        whole = np.concatenate([whole[:i + 1], part[j:], part[:j + 1], whole[i:]])
+    return whole.tolist()

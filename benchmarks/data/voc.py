@@ -6,7 +6,8 @@ from xml.etree import ElementTree
 
 from rich.progress import Progress
 
-from benchmarks.data.sources import DataError, several
+from benchmarks.data.coco import DataError
+from detco.errors import several
 from detco.files import replacing
 
 CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",

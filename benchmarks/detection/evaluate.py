@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-
 NAMES = ("AP", "AP50", "AP75")
 Scores = tuple[dict[str, float | None], dict[str, float | None]]
 

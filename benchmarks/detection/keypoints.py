@@ -8,22 +8,21 @@ import json
 from pathlib import Path
 
 import numpy as np
-from mmengine.model import BaseModule
-from torch import Tensor
-from torchvision.models.detection import KeypointRCNN_ResNet50_FPN_Weights
-from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
-from torchvision.models.detection.roi_heads import keypointrcnn_inference, keypointrcnn_loss
-
-from benchmarks.detection import modules  # noqa: F401 - mmcv's operators, before mmdet
-from benchmarks.data.sources import KEYPOINTS, check_keypoints
-from detco.errors import UserError
-from detco.files import replacing
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs
 from mmdet.evaluation import CocoMetric
 from mmdet.models import StandardRoIHead
 from mmdet.registry import DATASETS, METRICS, MODELS, TRANSFORMS
 from mmdet.structures.bbox import bbox2roi
+from mmengine.model import BaseModule
+from torch import Tensor
+from torchvision.models.detection import KeypointRCNN_ResNet50_FPN_Weights
+from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
+from torchvision.models.detection.roi_heads import keypointrcnn_inference, keypointrcnn_loss
+
+from benchmarks.data.checks import KEYPOINTS, check_keypoints
+from detco.errors import UserError
+from detco.files import replacing
 
 # COCO's 17, in its order, and the place of each one's partner on the other side of the body.
 NAMES = KeypointRCNN_ResNet50_FPN_Weights.DEFAULT.meta["keypoint_names"]

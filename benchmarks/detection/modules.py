@@ -1,15 +1,11 @@
 """Detector parts that mmdet lacks, registered in its `MODELS`. Importing this imports mmdet."""
-from benchmarks.detection import mmcv_ops
+from mmcv.cnn import ConvModule, build_norm_layer
+from mmdet.models import FPN, FCNMaskHead, ResLayer, ResNet
+from mmdet.registry import MODELS
+from mmengine.model import normal_init
+from torch import Tensor
 
-mmcv_ops.install()  # mmdet's imports below look up mmcv's compiled operators
-
-from mmcv.cnn import ConvModule, build_norm_layer  # noqa: E402
-from mmdet.models import FPN, FCNMaskHead, ResLayer, ResNet  # noqa: E402
-from mmdet.registry import MODELS  # noqa: E402
-from mmengine.model import normal_init  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-from detco.distributed import SyncBatchNorm2d  # noqa: E402
+from detco.distributed import SyncBatchNorm2d
 
 
 @MODELS.register_module()

@@ -4,10 +4,11 @@ from pathlib import Path
 from mmengine.registry import LOOPS
 from mmengine.runner import ValLoop
 
-from benchmarks.detection import precise_bn, mmcv_ops  # noqa: F401 - hooks registers itself
-from benchmarks.data.sources import CocoData
+from benchmarks.data.coco import CocoData
+from benchmarks.detection import precise_bn  # noqa: F401 - registers itself
 from benchmarks.detection.evaluate import score
-from benchmarks.transfer import Job, Protocol
+from benchmarks.protocol import Protocol
+from benchmarks.transfer import Job
 from detco import checkpoint as checkpoints
 from detco.config import digest
 from detco.errors import UserError
@@ -24,7 +25,7 @@ def measure(job: Job) -> dict:
 
     config = runner_config(job.protocol, job.data, job.seed, job.workers, dist.get_world_size(), job.limit,
                            job.max_per_process)
-    backbone = (job.checkpoint_path, job.checkpoint, job.protocol.config["load"]) if job.load else None
+    backbone = (job.checkpoint, job.protocol.config["load"], job.checkpoint_path) if job.load else None
     runner = _run(config, backbone, job.work_dir, f"{job.name} seed {job.seed}", job.resume)
     hub = runner.message_hub
     return _scored(job) | dict(
@@ -33,30 +34,6 @@ def measure(job: Job) -> dict:
                       if key.startswith("train/loss")},
         cost=dict(train_seconds=round(hub.get_info("train_seconds", 0.0), 1), earlier_seconds=runner.clock.before,
                   accumulation=config["optim_wrapper"]["accumulative_counts"]))
-
-
-def load_backbone(model, path: Path, checkpoint: checkpoints.Checkpoint, rules: list) -> dict:
-    """Load a checkpoint into a detector by the task's prefix rules; the load report.
-
-    Raises CheckpointError when a key finds no place or a place it should fill stays empty.
-    """
-    state = checkpoints.to_protocol(checkpoint, path)
-    renamed = {}
-    for key, value in state.items():
-        source, target = next((s, t) for s, t in rules if key.startswith(s))
-        renamed[target + key.removeprefix(source)] = value
-    own = model.state_dict()
-    unexpected = [k for k, v in renamed.items() if k not in own or own[k].shape != v.shape]
-    targets = tuple(target for _, target in rules)
-    missing = [k for k in own if k.startswith(targets) and k not in renamed and not k.endswith("num_batches_tracked")]
-    if unexpected or missing:
-        raise checkpoints.CheckpointError(
-            f"checkpoint {path}: a {checkpoint.metadata['arch']} does not fit the detector: "
-            f"{len(unexpected)} keys without a place ({', '.join(unexpected[:3])}), {len(missing)} empty places "
-            f"({', '.join(missing[:3])})")
-    model.load_state_dict(renamed, strict=False)
-    fresh = sorted({k.rsplit(".", 1)[0] for k in own if k not in renamed and not k.endswith("num_batches_tracked")})
-    return dict(loaded=len(renamed), missing=missing, unexpected=unexpected, ignored=checkpoint.ignored, fresh=fresh)
 
 
 @LOOPS.register_module()
@@ -80,7 +57,7 @@ class TransferRunner(Runner):
 
     def load_or_resume(self):
         if self.backbone and not self._has_loaded:
-            self.load_report = load_backbone(getattr(self.model, "module", self.model), *self.backbone)
+            self.load_report = checkpoints.load_into(getattr(self.model, "module", self.model), *self.backbone)
         super().load_or_resume()
 
 
@@ -143,7 +120,7 @@ def _run(config: dict, backbone: tuple | None, work_dir: Path, label: str, resum
     """Train, evaluate, and leave `detections.<kind>` in the work folder; the runner that did."""
     from mmengine.config import ConfigDict
 
-    from benchmarks.detection import modules, keypoints, semantic  # noqa: F401 - register themselves; import mmdet
+    from benchmarks.detection import keypoints, modules, semantic  # noqa: F401 - register themselves; import mmdet
 
     with quiet(work_dir / "run.log"):
         config["val_evaluator"]["outfile_prefix"] = str(work_dir / "detections")

@@ -6,17 +6,16 @@ import cv2
 import torch
 import torch.nn.functional as F
 from hotcoco.semantic import SemanticEval
+from mmcv.cnn import ConvModule
+from mmdet.datasets import BaseSegDataset
+from mmdet.models import BaseDetector
+from mmdet.registry import DATASETS, METRICS, MODELS
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModule
 from mmengine.structures import PixelData
 from torch import Tensor, nn
 
-from benchmarks.detection import modules  # noqa: F401 - mmcv's operators, before mmdet
 from detco.files import replacing
-from mmcv.cnn import ConvModule
-from mmdet.datasets import BaseSegDataset
-from mmdet.models import BaseDetector
-from mmdet.registry import DATASETS, METRICS, MODELS
 
 
 @DATASETS.register_module()
@@ -82,10 +81,10 @@ class SemanticFCN(BaseDetector):
     def predict(self, batch_inputs: Tensor, batch_data_samples: list, rescale: bool = True) -> list:
         """Adds `pred_sem_seg.sem_seg` uint8 [1, H, W], at the images' own size, to each sample."""
         logits = F.interpolate(self(batch_inputs), batch_inputs.shape[2:], mode="bilinear")
-        for sample, own in zip(batch_data_samples, logits):
+        for sample, padded in zip(batch_data_samples, logits):
             height, width = sample.img_shape
-            own = F.interpolate(own[None, :, :height, :width], sample.ori_shape, mode="bilinear")
-            sample.pred_sem_seg = PixelData(sem_seg=own.argmax(1).byte())
+            scores = F.interpolate(padded[None, :, :height, :width], sample.ori_shape, mode="bilinear")
+            sample.pred_sem_seg = PixelData(sem_seg=scores.argmax(1).byte())
         return batch_data_samples
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: list | None = None) -> Tensor:

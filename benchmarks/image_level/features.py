@@ -11,13 +11,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import default_loader
 from torchvision.transforms.v2 import functional as F
 
-from benchmarks.data.sources import DataError
-from benchmarks.detection.runner import load_backbone
+from benchmarks.data.coco import DataError
 from benchmarks.transfer import Job
+from detco import checkpoint as checkpoints
 from detco.backbone import ResNetLevels
 from detco.config import digest
 from detco.console import progress_bar, stop_if_asked
-from detco.files import replacing, sha256
+from detco.files import replacing
 from detco.views import MEAN, STD
 
 CHUNK = 2048  # images a file: at most 8 MiB, seconds of work to lose
@@ -56,7 +56,7 @@ def frozen(job: Job) -> tuple[PooledC5, dict]:
     """The job's backbone on this process's device, and the report of loading it. Raises CheckpointError."""
     torch.manual_seed(job.seed)
     model = PooledC5(job.protocol.config["arch"])
-    report = load_backbone(model, job.checkpoint_path, job.checkpoint, [("", "backbone.")]) if job.load else {}
+    report = checkpoints.load_into(model, job.checkpoint, [("", "backbone.")], job.checkpoint_path) if job.load else {}
     return model.to(get_device()), report
 
 
@@ -109,7 +109,7 @@ def extract(job: Job, model: PooledC5, images: Tensor | list, split: str) -> lis
     Raises DataError for an image that cannot be decoded.
     """
     config = job.protocol.config
-    key = digest([sha256(job.checkpoint_path) if job.load else job.seed, job.data.fingerprint, job.limit,
+    key = digest([job.identity if job.load else job.seed, job.data.fingerprint, job.limit,
                   config["data"], config["task"]["version"], get_device()])
     folder = job.work_dir.parent / "features" / f"{split}-{key[:12]}"
     chunks = [range(len(images))[start:start + CHUNK] for start in range(0, len(images), CHUNK)]

@@ -10,12 +10,13 @@ from mmengine import dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.data.coco import DataError
 from benchmarks.image_level import svm as machines
-from benchmarks.data.sources import DataError, several
 from benchmarks.image_level.features import BATCH, CentreCrops, extract, frozen
 from benchmarks.transfer import Job
 from detco import engine
 from detco.console import progress_bar, stop_if_asked
+from detco.errors import several
 from detco.method import Method
 from detco.runner import quiet
 from detco.views import View
@@ -64,7 +65,7 @@ def linear(job: Job) -> dict:
                                   job.seed, label, job.resume)
         runner.train()
     val = _parts(job)[1]
-    numbers, labels = range(len(val))[_own()], val.labels
+    numbers, labels = range(len(val))[_rank_slice()], val.labels
     batches = [list(numbers[i:i + BATCH]) for i in range(0, len(numbers), BATCH)]
     loader = CentreCrops(val.images, config["data"]).loader(batches, job.workers)
     with progress_bar(disable=not dist.is_main_process()) as bar, torch.no_grad():
@@ -94,15 +95,15 @@ def knn(job: Job) -> dict:
     train, val = _parts(job)
     bank = extract(job, encoder, train.images, "train")
     device = next(encoder.parameters()).device
-    queries = _features(extract(job, encoder, val.images, "val"))[_own()].to(device)
+    queries = _features(extract(job, encoder, val.images, "val"))[_rank_slice()].to(device)
     with progress_bar(disable=not dist.is_main_process()) as bar:
         blocks = (_features([path]).to(device) for path in bar.track(bank, description=f"{job.name}: neighbours"))
         similarity, index = nearest(queries, blocks, config["knn"]["k"])
     # On the CPU, where sums have one order.
     scores = votes(similarity.cpu(), train.labels[index.cpu()], config["knn"]["temperature"], len(job.data.classes))
-    metrics, per_class = accuracy([(scores, val.labels[_own()])], job.data.classes, config["task"]["metrics"])
+    metrics, per_class = accuracy([(scores, val.labels[_rank_slice()])], job.data.classes, config["task"]["metrics"])
     return dict(metrics=metrics, per_class=per_class, load_report=report, train_losses={}, detections=None,
-                cost=dict(train_seconds=0.0, accumulation=1))
+                deterministic=job.load, cost=dict(train_seconds=0.0, accumulation=1))
 
 
 def svm(job: Job) -> dict:
@@ -120,17 +121,17 @@ def svm(job: Job) -> dict:
                         "that show it, or that do not, to train on; give more images")
     features, tested = (_features(extract(job, encoder, part.images, name)).double().numpy()
                         for name, part in (("train", train), ("val", val)))
-    present = {i: train.present[:, i].astype(int) for i in range(len(classes))[_own()]}
+    present = {i: train.present[:, i].astype(int) for i in range(len(classes))[_rank_slice()]}
     jobs = max(1, joblib.cpu_count() // dist.get_world_size())
     label, started = f"{job.name} seed {job.seed}" if dist.is_main_process() else None, time.perf_counter()
     costs = machines.choose(features, present, settings, job.seed, job.work_dir / "svm", jobs, label)
     decisions = machines.decide(features, present, costs, tested, settings, job.seed, jobs, label)
-    own = {}
+    scores = {}
     for i, values in decisions.items():
         kept = ~val.excluded[:, i]
         if (val.present[kept, i]).any():
-            own[classes[i]] = 100 * machines.average_precision(val.present[kept, i], values[kept])
-    found = {name: ap for part in dist.all_gather_object(own) for name, ap in part.items()}
+            scores[classes[i]] = 100 * machines.average_precision(val.present[kept, i], values[kept])
+    found = {name: ap for part in dist.all_gather_object(scores) for name, ap in part.items()}
     if not found:
         raise DataError(f"{job.protocol.task}: no tested image shows any class; test more images")
     return dict(metrics=dict(mAP=float(np.mean(list(found.values())))), load_report=report, train_losses={},
@@ -138,7 +139,7 @@ def svm(job: Job) -> dict:
                 cost=dict(train_seconds=round(time.perf_counter() - started, 1), accumulation=1))
 
 
-def _own() -> slice:
+def _rank_slice() -> slice:
     """This rank's share of anything: every image once over all ranks."""
     return slice(dist.get_rank(), None, dist.get_world_size())
 

@@ -16,7 +16,7 @@ from sklearn.metrics import precision_recall_curve
 from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
 
-from benchmarks.data.sources import fingerprint, read_coco
+from benchmarks.data.coco import fingerprint, read_coco
 from detco.console import progress_bar, stop_if_asked
 from detco.files import replacing
 

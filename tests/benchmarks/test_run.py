@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,8 +14,13 @@ import torchvision
 
 from benchmarks import plan as plans
 from benchmarks import run
-from benchmarks.data.sources import DataError
+from benchmarks.cli import request_of
+from benchmarks.describe import describe
+from benchmarks.recipe import scale_names
+from benchmarks.data.coco import DataError
 from detco.runner import DivergedError
+from leaderboard import record as record_room
+from leaderboard.record import RecordError
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = {}
@@ -55,6 +61,20 @@ def test_list_names_everything_and_imports_nothing_heavy():
     (["--checkpoint", "a.pth"], "needs --name"),
     (["--checkpoint", "a.pth", "--name", "detco"], "choose another"),
     (["--checkpoint", "absent.pth", "--name", "mine"], "absent.pth: no such file"),
+    (["--checkpoint", __file__, "--name", "mine"], "cannot be read"),
+    *((["--checkpoint", "a.pth", "--name", name], "use letters, digits") for name in
+      ("a b", "a/b", "..", "/tmp/a", "a\nb", "-a", "")),
+    (["--method", "detco", "--name", "mine"], "--name names the row of --checkpoint FILE"),
+    (["--method", "detco", "--seed", "-1"], "--seed -1: give 0 to 4294967295"),
+    (["--method", "detco", "--seed", str(2**32)], "--seed 4294967296: give 0 to 4294967295"),
+    (["--method", "detco", "--seed", "3", "3"], "--seed 3 is given twice"),
+    (["--method", "detco", "--pretrain-seed", "1", "1"], "--pretrain-seed 1 is given twice"),
+    (["--method", "detco", "--workers", "-1"], "--workers -1: give 0 or more"),
+    (["--method", "detco", "--accumulation", "7"], "a batch of 32 does not divide among 1 processes and 7 parts"),
+    (["--method", "detco", "--set", "lr=3"], "--set lr=3: give pretrain.FIELD=VALUE or task.FIELD=VALUE"),
+    (["--method", "detco", "--set", "pretrain.optimizer.rl=3"], "optimizer.lr"),
+    (["--method", "detco", "--set", "pretrain.optimizer.lr=fast"], "optimizer.lr"),
+    (["--method", "detco", "--set", "task.no.such=3"], "no.such"),
     (["--method", "detco", "--limit", "0"], "--limit 0"),
     (["--method", "detco", "--schedule", "9x", "--scale", "paper"],
      "--schedule 9x: at the paper scale coco_maskrcnn_c4 can run 12k, 1x, 2x"),
@@ -66,14 +86,60 @@ def test_list_names_everything_and_imports_nothing_heavy():
     (["--method", "detco", "--compare", "moco"], "did you mean moco_v2"),
     (["--method", "detco", "--scale", "small"], "scale small: no coco data"),
 ])
-def test_bad_input_is_one_clear_line_and_exit_2(arguments, words, tmp_path, capsys):
-    assert run.main(command(tmp_path, *arguments)[2:]) == 2
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_bad_input_is_one_clear_line_and_exit_2_before_any_work(arguments, words, more, tmp_path, capsys):
+    assert run.main([*command(tmp_path, *arguments)[2:], *more]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and words in lines[0]
+    assert not list(tmp_path.iterdir())
 
 
-def test_dry_run_prints_the_resolved_configs_and_runs_nothing(tmp_path, capsys):
-    assert run.main(command(tmp_path, "--method", "detco", "--scale", "paper", "--schedule", "2x", "--dry-run")[2:]) == 0
+@pytest.mark.parametrize("option, missing, words", [
+    (["--executor", "ray"], "ray", 'pip install -e ".[ray]"'),
+    (["--tensorboard"], "tensorboard", 'pip install -e ".[tensorboard]"')])
+def test_an_extra_that_is_not_installed_is_named(option, missing, words, tmp_path, monkeypatch, capsys):
+    find = plans.importlib.util.find_spec
+    monkeypatch.setattr(plans.importlib.util, "find_spec", lambda name: None if name == missing else find(name))
+    assert run.main([*command(tmp_path, "--method", "detco")[2:], *option]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_no_compiler_no_room_and_no_writable_folder_are_refused(tmp_path, monkeypatch, capsys):
+    def refused(*words):
+        assert run.main([*command(tmp_path, "--method", "detco")[2:], *map(str, words)]) == 2
+        return capsys.readouterr().err
+
+    with monkeypatch.context() as patch:
+        patch.setattr(plans.shutil, "which", lambda name: None)
+        assert "--compile: no C++ compiler found" in refused("--compile")
+    with monkeypatch.context() as patch:
+        patch.setattr(plans.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**8))
+        assert "states to resume from take 0.4 GB, 0.1 GB are free" in refused()
+    (tmp_path / "file").touch()
+    assert "not a folder that can be written" in refused("--work-dir", tmp_path / "file" / "work")
+
+
+@pytest.mark.parametrize("harm, words", [
+    (lambda state: state.__setitem__("conv1.weight", state["conv1.weight"] * float("nan")),
+     "1 tensor (conv1.weight) not finite"),
+    (lambda state: state.pop("layer4.1.bn2.bias"), "1 keys of a resnet18 missing: layer4.1.bn2.bias")])
+def test_a_checkpoint_is_looked_at_before_the_work(harm, words, tmp_path, capsys):
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    harm(state)
+    torch.save(state, tmp_path / "a.pth")
+    words_given = ["--checkpoint", str(tmp_path / "a.pth"), "--name", "mine", "--dry-run"]
+    assert run.main([*command(tmp_path)[2:], *words_given]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_dry_run_shows_what_would_run_and_runs_nothing(tmp_path, capsys):
+    words = command(tmp_path, "--method", "detco", "--scale", "paper", "--schedule", "2x", "--dry-run")[2:]
+    assert run.main(words) == 2  # there is no such data
+    out, err = capsys.readouterr()
+    lines = {line.split("  ")[0]: line.split() for line in out.splitlines() if line}
+    assert "1,000,912" in lines["pretrain detco, p0"] and "180,000" in lines["coco_maskrcnn_c4 2x: detco, p0, seed 0"]
+    assert '"bank_size"' not in out and "scale paper: no coco data" in err
+    run.main([*words, "--verbose"])
     out = capsys.readouterr().out
     assert '"bank_size": 65536' in out and '"iterations": 180000' in out
     assert not (tmp_path / "work").exists()
@@ -81,18 +147,16 @@ def test_dry_run_prints_the_resolved_configs_and_runs_nothing(tmp_path, capsys):
 
 def test_a_shortened_run_keeps_its_share_and_tasks_without_the_schedule_run_their_own():
     words = ["--method", "detco", "--scale", "paper", "--task"]
-    plan = plans.make(run.parser().parse_args([*words, "coco_semisup_maskrcnn_fpn", "--share", "1", "--limit", "3"]))
-    assert plan.protocol("coco_semisup_maskrcnn_fpn", ()).config["schedule"] == dict(
-        iterations=3, milestones=[], share=1)
-    plan = plans.make(run.parser().parse_args([*words, "coco_maskrcnn_c4", "voc_fasterrcnn_c4", "--schedule", "12k"]))
-    assert [plan.protocol(task, ()).schedule for task in plan.tasks] == ["12k", "24k"]
+    [transfer] = plans.make(request_of([*words, "coco_semisup_maskrcnn_fpn", "--share", "1", "--limit", "3"])).transfers
+    assert transfer.protocol.config["schedule"] == dict(iterations=3, milestones=[], share=1)
+    plan = plans.make(request_of([*words, "coco_maskrcnn_c4", "voc_fasterrcnn_c4", "--schedule", "12k"]))
+    assert [transfer.protocol.schedule for transfer in plan.transfers] == ["12k", "24k"]
 
 
 def test_every_method_and_task_resolves_at_every_scale(tmp_path):
-    for scale in plans.SCALES:
-        arguments = run.parser().parse_args(["--method", "all", "--task", "all", "--scale", scale])
-        plan = plans.make(arguments)
-        assert "fingerprint" in plan.describe()
+    for scale in scale_names():
+        plan = plans.make(request_of(["--method", "all", "--task", "all", "--scale", scale]))
+        assert "fingerprint" in describe(plan, verbose=True) and plan.rows == 4 * len(plan.transfers) >= 4 * 12
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +171,7 @@ def test_shortened_run_goes_through_and_stays_out_of_the_leaderboard(shortened):
     tmp_path, done = shortened
     assert done.returncode == 0, done.stderr
     assert "kept out of the leaderboard" in done.stdout and not (tmp_path / "board").exists()
-    [path] = tmp_path.glob("work/transfer/mini/coco_maskrcnn_c4/detco-seed0-*/result.json")
+    [path] = tmp_path.glob("work/transfer/mini/coco_maskrcnn_c4/detco-p0-s0-*/result.json")
     record = json.loads(path.read_text())
     assert record["limit"] == 2
     assert set(record["metrics"]) == {f"{k}_{m}" for k in ("bbox", "segm") for m in ("AP", "AP50", "AP75")}
@@ -115,6 +179,9 @@ def test_shortened_run_goes_through_and_stays_out_of_the_leaderboard(shortened):
     assert record["load_report"]["loaded"] == 120
     assert record["checkpoint"]["metadata"]["budget"]["images"] == 2 * 32
     assert record["cost"]["wall_seconds"] > 0 and record["cost"]["peak_memory_bytes"] > 0
+    record_room.validate(record)
+    assert (record["pretrain_seed"], record["seed"], record["cost"]["resumed"]) == (0, 0, False)
+    assert record["recipe"]["config"]["method"]["bank_size"] == 256 and len(record["recipe"]["hash"]) == 64
 
 
 def test_console_is_quiet_and_the_log_is_not(shortened):
@@ -136,7 +203,7 @@ def test_two_processes_make_one_record(tmp_path):
                           capture_output=True, text=True, timeout=900, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("kept out of the leaderboard") == 1
-    [path] = tmp_path.glob("work/transfer/mini/coco_maskrcnn_c4/detco-seed0-*/result.json")
+    [path] = tmp_path.glob("work/transfer/mini/coco_maskrcnn_c4/detco-p0-s0-*/result.json")
     record = json.loads(path.read_text())
     assert record["cost"]["world_size"] == 2 and record["checkpoint"]["metadata"]["budget"]["images"] == 2 * 32
     assert record["load_report"]["missing"] == [] and record["load_report"]["loaded"] == 120
@@ -171,17 +238,19 @@ def test_ctrl_c_stops_in_one_line_and_the_same_command_goes_on(tmp_path):
 
 @pytest.mark.parametrize("error, words", [
     (RuntimeError("CUDA error: out of luck"), "RuntimeError: CUDA error: out of luck (details in "),
+    (ValueError("a fault of ours"), "ValueError: a fault of ours (details in "),
     (torch.cuda.OutOfMemoryError("CUDA out of memory"), "OutOfMemoryError: CUDA out of memory (details in "),
-    (DivergedError("it diverged"), "error: it diverged\n"), (DataError("no such data"), "error: no such data\n")])
+    (DivergedError("it diverged"), "error: it diverged\n"), (DataError("no such data"), "error: no such data\n"),
+    (RecordError("no such field"), "error: no such field\n")])
 def test_only_the_suites_own_errors_are_all_there_is_to_say(error, words, tmp_path, monkeypatch, capsys):
-    """Others leave a traceback in a file; a sweep starts their jobs again."""
+    """Others leave a traceback in a file and another exit status; a sweep starts their jobs again."""
     import benchmarks.execute
 
     def fails(plan):
         raise error
 
     monkeypatch.setattr(benchmarks.execute, "execute", fails)
-    assert run.main(command(tmp_path, "--method", "detco")[2:]) == 2
+    assert run.main(command(tmp_path, "--method", "detco")[2:]) == (70 if "details" in words else 2)
     said = capsys.readouterr().err
     assert words in said and "Traceback" not in said
     if "details" in words:
@@ -205,7 +274,7 @@ def test_what_nobody_foresaw_is_one_line_with_its_traceback_in_a_file(tmp_path, 
     import benchmarks.execute
 
     monkeypatch.setattr(benchmarks.execute, "execute", lambda plan: torch.zeros(2) @ torch.zeros(3))
-    assert run.main(command(tmp_path, "--method", "detco")[2:]) == 2
+    assert run.main(command(tmp_path, "--method", "detco")[2:]) == 70
     [line] = capsys.readouterr().err.splitlines()
     [log] = (tmp_path / "work").glob("error-*.log")
     assert str(log) in line and "Traceback" in log.read_text()

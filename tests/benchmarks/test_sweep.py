@@ -5,9 +5,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 
 from benchmarks import plan as plans
 from benchmarks import run, sweep
+from benchmarks.cli import Request, request_of
 from detco.console import STOP
 
 
@@ -16,41 +19,48 @@ def folders(tmp_path):
             "--results", str(tmp_path / "board" / "results")]
 
 
-def plan_of(tmp_path, *words):
-    return plans.make(run.parser().parse_args([*folders(tmp_path), *map(str, words)]))
+def planned(tmp_path, *words):
+    """A request and its plan."""
+    request = request_of([*folders(tmp_path), *map(str, words)])
+    return request, plans.make(request)
 
 
-def test_every_job_is_a_command_line_of_its_own(tmp_path):
-    plan = plan_of(tmp_path, "--method", "moco_v2", "random_init", "--task", "knn", "coco_semisup_retinanet_fpn",
-                   "--seed", 0, 3, "--share", 10, "--accumulation", 2, "--no-resume", "--executor", "ray", "--compare", "moco_v2")
-    first, rows = sweep.jobs(plan)
-    assert list(first) == ["moco_v2", "random_init"] and len(rows) == 8
-    pretraining = run.parser().parse_args(first["moco_v2"])
-    assert pretraining.pretrain_only and pretraining.method == ["moco_v2"]
+def test_every_job_is_a_command_line_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(plans.importlib.util, "find_spec", lambda name: True)
+    first, rows = sweep.jobs(*planned(
+        tmp_path, "--method", "moco_v2", "random_init", "--task", "knn", "coco_semisup_retinanet_fpn", "--seed", 0, 3,
+        "--pretrain-seed", 0, 5, "--share", 10, "--accumulation", 2, "--no-resume", "--executor", "ray", "--compare",
+        "moco_v2", "--set", "pretrain.optimizer.lr=0.5"))
+    assert len(first) == 4 and len(rows) == 16
+    [name] = [name for name in first if name.startswith("moco_v2+") and name.endswith("-p5")]
+    pretraining = request_of(first[name])
+    assert pretraining.pretrain_only and pretraining.methods == ("moco_v2",) and pretraining.pretrain_seeds == (5,)
     assert not pretraining.resume and pretraining.accumulation == 2
-    command, needs = rows["moco_v2-coco_semisup_retinanet_fpn-seed3"]
-    job = run.parser().parse_args(command)
-    assert needs == "moco_v2" and job.resume and not job.report and job.executor == "local" and job.compare is None
-    assert (job.method, job.task, job.seed) == (["moco_v2"], ["coco_semisup_retinanet_fpn"], [3])
+    command, needs = rows[f"{name}-coco_semisup_retinanet_fpn-s3"]
+    job = request_of(command)
+    assert needs == name and job.resume and not job.report and job.executor == "local" and job.compare is None
+    assert (job.methods, job.tasks, job.seeds, job.pretrain_seeds) == (
+        ("moco_v2",), ("coco_semisup_retinanet_fpn",), (3,), (5,))
     assert (job.scale, job.share, job.schedule, job.work_dir) == ("mini", 10, None, tmp_path / "work")
-    assert run.parser().parse_args(rows["random_init-knn-seed0"][0]).schedule is None
-    assert plans.make(job).schedule("coco_semisup_retinanet_fpn") == "10%"
+    plan = plans.make(job)
+    assert plan.transfers[0].protocol.schedule == "10%"
+    assert plan.pretrainings[0].row == name[:-3] and plan.pretrainings[0].recipe["optimizer"]["lr"] == 0.5
 
 
 def test_a_shortened_sweep_hands_each_task_the_share_it_knows(tmp_path):
-    plan = plan_of(tmp_path, "--method", "random_init", "--task", "knn", "coco_semisup_retinanet_fpn", "--share", 10,
-                   "--limit", 2)
-    for words in [command for command, _ in sweep.jobs(plan)[1].values()]:
-        job = plans.make(run.parser().parse_args(words))
-        assert job.arguments.share == (10 if job.tasks != ["knn"] else None) and job.arguments.schedule is None
+    request, plan = planned(tmp_path, "--method", "random_init", "--task", "knn", "coco_semisup_retinanet_fpn",
+                            "--share", 10, "--limit", 2)
+    for words in [command for command, _ in sweep.jobs(request, plan)[1].values()]:
+        job = request_of(words)
+        assert job.share == (10 if job.tasks != ("knn",) else None) and job.schedule is None and plans.make(job)
 
 
 def test_a_row_of_ones_own_needs_no_pretraining(tmp_path):
-    plan = plan_of(tmp_path, "--checkpoint", tmp_path / "a.pth", "--name", "mine", "--task", "knn")
-    first, rows = sweep.jobs(plan)
-    command, needs = rows["mine-knn-seed0"]
-    job = run.parser().parse_args(command)
-    assert not first and needs is None and job.checkpoint == tmp_path / "a.pth" and not job.method
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "a.pth")
+    first, rows = sweep.jobs(*planned(tmp_path, "--checkpoint", tmp_path / "a.pth", "--name", "mine", "--task", "knn"))
+    command, needs = rows["mine-knn-s0"]
+    job = request_of(command)
+    assert not first and needs is None and job.checkpoint == tmp_path / "a.pth" and not job.methods
 
 
 def test_a_job_leaves_its_output_in_a_log_and_tells_why_it_failed(tmp_path):
@@ -58,7 +68,7 @@ def test_a_job_leaves_its_output_in_a_log_and_tells_why_it_failed(tmp_path):
     assert "coco_maskrcnn_c4" in (tmp_path / "list.log").read_text()
     with pytest.raises(sweep.RefusedError, match="exit status 2: error: unknown method 'detko'"):
         sweep.run_job(["--method", "detko"], tmp_path / "bad.log", 0)
-    with pytest.raises(sweep.RefusedError, match="exit status 1: error: unknown method 'detko'"):
+    with pytest.raises(sweep.RefusedError, match="exit status 2: error: unknown method 'detko'"):
         sweep.run_job(["--method", "detko"], tmp_path / "bad.log", 2)  # by torchrun
 
 
@@ -122,14 +132,14 @@ def test_a_job_that_dies_goes_on_and_one_that_refuses_is_not_started_again(tmp_p
 
 
 def test_jobs_that_no_node_could_run_are_refused(tmp_path):
-    arguments = run.parser().parse_args(["--job-cpus", "8", "--job-gpus", "1"])
+    request = Request(job_cpus=8, job_gpus=1)
     nodes = [{"Alive": True, "Resources": {"CPU": 64.0}}, {"Alive": True, "Resources": {"CPU": 4.0, "GPU": 8.0}},
              {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}]
     with pytest.raises(sweep.SweepError, match="no node of the cluster has 8 cores and 1 GPUs"):
-        sweep._check_room(nodes, arguments)
-    sweep._check_room([*nodes, {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0}}], arguments)
+        sweep._check_room(nodes, request)
+    sweep._check_room([*nodes, {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0}}], request)
     with pytest.raises(ValueError, match="--retries -1: give 0 or more"):
-        plan_of(tmp_path, "--method", "detco", "--retries", "-1")
+        planned(tmp_path, "--method", "detco", "--retries", "-1")
 
 
 @pytest.mark.slow
@@ -143,9 +153,8 @@ def test_ray_runs_a_plan_and_reports_what_failed(tmp_path, capsys):
     assert run.main([*words, "--method", "moco_v2", "random_init"]) == 0
     assert len(list((tmp_path / "work" / "transfer").rglob("result.json"))) == 2
     assert "top1" in capsys.readouterr().out
-    assert run.main([*words, "--method", "moco_v2", "--accumulation", "7"]) == 2
+    pool = tmp_path / "data" / "mini" / "pool.safetensors"
+    pool.write_bytes(pool.read_bytes()[:-1])  # what only the job's own look finds
+    assert run.main([*words, "--method", "moco_v2", "--pretrain-seed", "1"]) == 2
     said = capsys.readouterr().err
-    assert "2 of 2 jobs failed" in said and "moco_v2-knn-seed0: not run, its pretraining failed" in said
-    (tmp_path / "mine.pth").write_bytes(b"broken")
-    assert run.main([*words, "--checkpoint", str(tmp_path / "mine.pth"), "--name", "mine"]) == 2
-    assert "1 of 1 jobs failed" in capsys.readouterr().err
+    assert "2 of 2 jobs failed" in said and "moco_v2-p1-knn-s0: not run, its pretraining failed" in said

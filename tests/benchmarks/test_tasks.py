@@ -6,9 +6,9 @@ import pytest
 from mmengine.optim import OptimWrapper
 
 from benchmarks import run
-from benchmarks.task import load_task, task_names
-from benchmarks.transfer import kind_of
 from benchmarks.data import synthetic
+from benchmarks.task import load_task, task_names
+from benchmarks.protocol import kind_of
 
 METRICS = {kind: [f"{kind}_{m}" for m in ("AP", "AP50", "AP75")] for kind in ("bbox", "segm", "keypoints")}
 

@@ -4,23 +4,25 @@ import json
 import pytest
 import torch
 
+from benchmarks.data.coco import CocoData
 from benchmarks.detection import runner as harness
-from benchmarks.detection import modules
-from benchmarks import transfer  # noqa: F401 - heads registers itself
-from benchmarks.data.sources import CocoData
 from benchmarks.detection.evaluate import coco_metrics
+from benchmarks.data.synthetic import SCENE_CLASSES
+from benchmarks.cli import request_of
 from benchmarks.plan import make
-from benchmarks.run import parser
+from benchmarks.protocol import protocol_of
+from benchmarks.recipe import load_scale
+from benchmarks.task import overrides_at
 from detco import checkpoint as checkpoints
 from detco.backbone import ResNetLevels
 
 CLASSES = ("person", "star")
+OVERRIDES = overrides_at("coco_maskrcnn_c4", load_scale("mini"))
 
 
 @pytest.fixture(scope="module")
 def protocol():
-    plan = make(parser().parse_args(["--method", "detco", "--scale", "mini"]))
-    return transfer.protocol_of("coco_maskrcnn_c4", "mini", "resnet18", CLASSES, plan.overrides("coco_maskrcnn_c4"))
+    return protocol_of("coco_maskrcnn_c4", "mini", "resnet18", CLASSES, OVERRIDES)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def checkpoint(arch="resnet18"):
 
 def test_every_tensor_of_the_backbone_arrives_where_it_belongs(detector, protocol, tmp_path):
     source = checkpoint()
-    report = harness.load_backbone(detector, tmp_path / "a", source, protocol.config["load"])
+    report = checkpoints.load_into(detector, source, protocol.config["load"], tmp_path / "a")
     assert report["loaded"] == len(source.state) and not report["missing"] and not report["unexpected"]
     for key, value in source.state.items():
         part = detector.roi_head.shared_head if key.startswith("layer4.") else detector.backbone
@@ -55,18 +57,18 @@ def test_every_tensor_of_the_backbone_arrives_where_it_belongs(detector, protoco
 def test_a_tensor_that_finds_no_place_or_leaves_one_empty_is_an_error(harm, detector, protocol, tmp_path):
     source = checkpoint()
     harm(source.state)
-    with pytest.raises(checkpoints.CheckpointError, match="does not fit the detector"):
-        harness.load_backbone(detector, tmp_path / "a", source, protocol.config["load"])
+    with pytest.raises(checkpoints.CheckpointError, match="does not fit the model"):
+        checkpoints.load_into(detector, source, protocol.config["load"], tmp_path / "a")
 
 
-def test_fingerprint_holds_the_protocol_and_nothing_of_the_run(protocol):
-    plan = make(parser().parse_args(["--method", "moco_v2", "--scale", "mini", "--seed", "5", "--workers", "2",
-                                     "--work-dir", "elsewhere"]))
-    overrides = plan.overrides("coco_maskrcnn_c4")
-    same = transfer.protocol_of("coco_maskrcnn_c4", "mini", "resnet18", CLASSES, overrides)
-    other = transfer.protocol_of("coco_maskrcnn_c4", "mini", "resnet18", CLASSES,
-                                 overrides | {"model.train_cfg.rcnn.sampler.num": 8})
-    assert same.fingerprint == protocol.fingerprint != other.fingerprint
+def test_fingerprint_holds_the_protocol_and_nothing_of_the_run(protocol, tmp_path):
+    same, other = (make(request_of(["--method", "moco_v2", "--scale", "mini", "--seed", "5", "--workers", "2", *more,
+                                    "--work-dir", str(tmp_path / "elsewhere")])).transfers[0].protocol
+                   for more in ((), ("--set", "task.train_cfg.rcnn.sampler.num=8")))
+    classes = SCENE_CLASSES
+    assert same.fingerprint == protocol_of("coco_maskrcnn_c4", "mini", "resnet18", classes, OVERRIDES).fingerprint
+    assert other.fingerprint != same.fingerprint != protocol.fingerprint  # of other categories
+    assert other.schedule.startswith("mini+") and other.config["model"]["train_cfg"]["rcnn"]["sampler"]["num"] == 8
     assert json.loads(json.dumps(same.config))  # it can be filed
 
 

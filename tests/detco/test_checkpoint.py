@@ -33,6 +33,23 @@ def test_what_is_saved_is_what_is_loaded_with_its_metadata(weights, tmp_path):
     assert (loaded.metadata["method"], loaded.metadata["seed"], loaded.metadata["parent"]) == ("detco", 3, None)
 
 
+def test_a_checkpoint_is_known_by_its_weights_and_recipe_and_not_by_its_file(weights, tmp_path):
+    state = without_fc(weights)
+    files = [checkpoint.save(tmp_path / f"{hours}", dict(reversed(state.items())) if hours else state,
+                             dict(recipe="a", budget=dict(device_hours=hours))) for hours in (0, 1)]
+    assert files[0].read_bytes() != files[1].read_bytes()
+    loaded = [checkpoint.load(path.rename(path.with_suffix(".safetensors"))).state for path in files]
+    assert checkpoint.identity(loaded[0], "a") == checkpoint.identity(loaded[1], "a") == checkpoint.identity(state, "a")
+    touched = {key: value.clone() for key, value in state.items()}
+    touched["layer4.1.bn2.running_var"][7] += 1e-6
+    renamed = {("bn1.bias" if key == "bn1.weight" else "bn1.weight" if key == "bn1.bias" else key): value
+               for key, value in state.items()}
+    reshaped = state | {"conv1.weight": state["conv1.weight"].transpose(2, 3).reshape(64, 3, 49)}
+    half = state | {"bn1.bias": state["bn1.bias"].half()}
+    others = {checkpoint.identity(s, "a") for s in (state, touched, renamed, reshaped, half)}
+    assert len(others | {checkpoint.identity(state, "b"), checkpoint.identity(state, None)}) == 7
+
+
 WRAPPERS = {
     "torchvision": lambda w: dict(w),
     "moco": lambda w: {"state_dict": {f"module.encoder_q.{k}": v for k, v in w.items()}

@@ -1,6 +1,7 @@
 """The engine: exact resume, the stream of images, non-finite losses, the cache."""
 import contextlib
 import json
+import math
 import multiprocessing
 import random
 import time
@@ -15,6 +16,7 @@ from torchvision.io import write_jpeg
 
 from detco import checkpoint, config, engine
 from detco.console import STOP, stop
+from detco.errors import UserError
 from detco.pool import FolderPool, MemoryPool, PoolError, decode
 from detco.runner import DivergedError, states_of
 
@@ -367,6 +369,9 @@ def test_finished_run_is_reused_and_its_metadata_tells_the_budget(pool, tmp_path
     assert meta["budget"]["encoder_pixels"] == 42 * (2 * 32**2 + 18 * 10**2)
     assert meta["budget"]["device_hours"] > 0
     assert (meta["method"], meta["seed"], meta["arch"]) == ("detco", 2, "resnet18")
+    assert meta["recipe"] == config.recipe_hash(make_config("detco", workers=3) | {"name": "another"})
+    assert meta["recipe_config"]["method"]["bank_size"] == 25 and "workers" not in meta["recipe_config"]
+    assert config.recipe_hash(meta["recipe_config"]) == meta["recipe"]
     assert json.loads((tmp_path / "config.json").read_text())["method"]["bank_size"] == 25
 
 
@@ -387,6 +392,98 @@ def test_identity_changes_with_config_data_and_seed():
                   engine.identity(make_config("detco", **{"method.temperature": 0.1}), "a", 0)}
     assert len(identities) == 4
     assert engine.identity(make_config("detco"), "a", 0) in identities
+
+
+OWN_METHOD = """
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from detco.backbone import ResNetLevels, pooled
+from detco.method import Method
+from detco.momentum_encoder import MomentumEncoder
+from detco.views import View
+
+
+class Siamese(Method):
+    def __init__(self, arch, global_view, momentum):
+        super().__init__()
+        self.view_specs = {"one": View(**global_view), "two": View(**global_view)}
+        self.encoder = ResNetLevels(arch)
+        self.predictor = nn.Linear(512, 512)
+        self.target = MomentumEncoder(self.encoder, momentum)
+        self.base, self.seen = momentum, []
+
+    def parameter_groups(self):
+        weights = [p for p in self.encoder.parameters() if p.ndim > 1]
+        others = [p for p in self.encoder.parameters() if p.ndim < 2]
+        return [{"params": weights}, {"params": others, "weight_decay": 0.0},
+                {"params": list(self.predictor.parameters()), "fixed_lr": True}]
+
+    def loss(self, views):
+        target = pooled(self.target(views["two"])["c5"])
+        guess = self.predictor(pooled(self.encoder(views["one"])["c5"]))
+        return {"loss": -F.cosine_similarity(guess, target).mean()}
+
+    def after_step(self):
+        self.target.momentum = 1 - (1 - self.base) * (math.cos(math.pi * self.progress) + 1) / 2
+        self.seen.append(self.target.momentum)
+        self.target.update(self.encoder)
+
+    def backbone(self):
+        return self.encoder
+
+
+class Layerwise(torch.optim.SGD):
+    rates = []
+
+    def step(self, closure=None):
+        self.rates.append([(group["lr"], group["weight_decay"]) for group in self.param_groups])
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad.mul_(p.norm() / (p.grad.norm() + 1e-9))
+        return super().step(closure)
+"""
+
+
+def test_a_method_brings_its_optimiser_groups_and_schedules(pool, built, tmp_path, monkeypatch):
+    """SimSiam's predictor at a fixed rate, BYOL's momentum, a layer-wise optimiser with warm-up: a file and a config."""
+    (tmp_path / "own_method.py").write_text(OWN_METHOD)
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = dict(
+        name="siamese", method=dict(type="own_method:Siamese", arch="resnet18", global_view=VIEW, momentum=0.9),
+        optimizer=dict(type="own_method:Layerwise", lr=0.4, momentum=0.9, weight_decay=1e-3, fused=False),
+        schedule=dict(epochs=3, batch=6, policy="cosine", warmup=1.2), amp=False)
+    engine.pretrain(settings, pool, tmp_path / "whole", seed=1)
+    import own_method
+
+    rates, seen = list(own_method.Layerwise.rates), built[0].seen
+    rise, fall = [0.1, 0.2, 0.3, 0.4], [0.2 * (1 + math.cos(math.pi * t / 6)) for t in range(6)]
+    assert [groups[0] for groups in rates] == [(pytest.approx(lr), 1e-3) for lr in rise + fall]
+    assert [groups[1] for groups in rates] == [(pytest.approx(lr), 0.0) for lr in rise + fall]
+    assert [groups[2] for groups in rates] == [(0.4, 1e-3)] * 10
+    assert seen == pytest.approx([1 - 0.05 * (1 + math.cos(math.pi * t / 10)) for t in range(10)])
+    own_method.Layerwise.rates.clear()
+    with stopped_in_step(3):
+        engine.pretrain(settings, pool, tmp_path / "parts", seed=1)
+    engine.pretrain(settings, pool, tmp_path / "parts", seed=1)
+    assert own_method.Layerwise.rates[3:] == rates[2:]  # the step that was stopped is taken again
+    assert same(built[0], built[2])
+
+
+@pytest.mark.parametrize("changes, line", [
+    (dict(optimizer=dict(type="SDG", lr=1.0)), "unknown optimizer.type 'SDG': did you mean SGD"),
+    (dict(optimizer=dict(type="nowhere:LARS", lr=1.0)), "optimizer 'nowhere:LARS': No module named 'nowhere'"),
+    (dict(optimizer=dict(lr=1.0, momentums=0.9)), "optimizer 'SGD': .*unexpected keyword argument 'momentums'"),
+    (dict(optimizer=dict(lr=-1.0)), "optimizer 'SGD': Invalid learning rate: -1.0"),
+    (dict(schedule=dict(epochs=2, batch=6, policy="cosin")), "unknown schedule.policy 'cosin': did you mean cosine"),
+    (dict(schedule=dict(epochs=2, batch=6, policy="cosine", warmup=2)), "a warm-up of 7 steps leaves none of 7")])
+def test_an_optimiser_or_schedule_that_is_none_is_one_line(changes, line, pool, tmp_path):
+    with pytest.raises(UserError, match=line) as error:
+        engine.pretrain(make_config("moco_v2") | changes, pool, tmp_path)
+    assert "\n" not in str(error.value)
 
 
 @pytest.fixture

@@ -6,9 +6,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as masks
 
-from benchmarks.data import cityscapes
+from benchmarks.data import cityscapes, synthetic_sets
+from benchmarks.data.checks import check_coco, check_maps
 from benchmarks.data.cityscapes import LABELS, SEMANTIC_CLASSES, THINGS
-from benchmarks.data.sources import DataError, check_coco, check_maps
+from benchmarks.data.coco import DataError
 from benchmarks.data.synthetic import SCENE_CLASSES, VERSION, write_scenes
 
 WIDTH, HEIGHT = 60, 40
@@ -203,7 +204,7 @@ def drawn(tmp_path_factory):
     """(the scenes, the scenes in Cityscapes' form)."""
     folder = tmp_path_factory.mktemp("mini")
     scenes = write_scenes(folder / "scenes", train=60, val=40)
-    cityscapes.draw(scenes, folder / "cityscapes")
+    synthetic_sets.draw_cityscapes(scenes, folder / "cityscapes")
     return scenes, folder / "cityscapes"
 
 
@@ -235,23 +236,23 @@ def test_the_drawn_scenes_pass_the_checks_and_their_maps_hold_every_class(drawn)
         check_maps(images, root / "semantic" / split)
     maps = [np.unique(np.asarray(Image.open(path))) for path in (root / "semantic" / "train").rglob("*.png")]
     assert set(np.concatenate(maps)) == set(range(1 + len(SCENE_CLASSES)))
-    assert cityscapes.SYNTHETIC_SEMANTIC_CLASSES == ("ground", *SCENE_CLASSES)
+    assert synthetic_sets.SYNTHETIC_SEMANTIC_CLASSES == ("ground", *SCENE_CLASSES)
 
 
 def test_drawing_again_keeps_this_version_and_replaces_another(drawn, tmp_path):
     scenes = write_scenes(tmp_path / "scenes", train=3, val=2)
     root = tmp_path / "cityscapes"
-    cityscapes.draw(scenes, root)
+    synthetic_sets.draw_cityscapes(scenes, root)
     first = stamps(root)
-    cityscapes.draw(scenes, root)
+    synthetic_sets.draw_cityscapes(scenes, root)
     assert stamps(root) == first and {path.name for path in tmp_path.iterdir()} == {"scenes", "cityscapes"}
     (root / f"drawn-v{VERSION}.txt").rename(root / f"drawn-v{VERSION - 1}.txt")
-    cityscapes.draw(scenes, root)
+    synthetic_sets.draw_cityscapes(scenes, root)
     assert stamps(root).keys() == first.keys() and not stamps(root).items() & first.items()
     assert [path.name for path in root.glob("drawn-v*")] == [f"drawn-v{VERSION}.txt"]
 
 
 def test_drawing_leaves_a_folder_of_something_else_alone(city):
     with pytest.raises(DataError, match="not empty, but no synthetic scenes"):
-        cityscapes.draw(city, city)
+        synthetic_sets.draw_cityscapes(city, city)
     assert (city / "leftImg8bit").is_dir()

@@ -5,8 +5,8 @@ import os
 import pytest
 from PIL import Image
 
-from benchmarks.data import cityscapes, synthetic_sets
 from benchmarks import prepare
+from benchmarks.data import synthetic_sets
 from benchmarks.data.synthetic import VERSION, write_scenes
 
 SETS = (("2007", "trainval", "000001"), ("2007", "test", "000002"), ("2012", "trainval", "2008_000001"))
@@ -83,7 +83,7 @@ def scenes(tmp_path_factory):
 
 
 DRAWERS = pytest.mark.parametrize("draw, last", [
-    (synthetic_sets.draw_voc, "annotations/test2007.json"), (cityscapes.draw, "annotations/instances_val.json")])
+    (synthetic_sets.draw_voc, "annotations/test2007.json"), (synthetic_sets.draw_cityscapes, "annotations/instances_val.json")])
 
 
 @DRAWERS

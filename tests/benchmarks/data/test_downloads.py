@@ -12,9 +12,10 @@ import scipy.io
 from PIL import Image
 from torchvision.datasets import ImageFolder, imagenet
 
-from benchmarks.data import downloads
 from benchmarks import prepare
-from benchmarks.data.sources import DataError, available, coco_for, pool_for
+from benchmarks.data import downloads
+from benchmarks.data.coco import DataError
+from benchmarks.data.sources import available, coco_for, pool_for
 
 OBJECT = "<object><name>dog</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>"
 ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar",

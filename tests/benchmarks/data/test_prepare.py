@@ -13,7 +13,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from benchmarks import prepare
-from benchmarks.data.sources import POOLS, SETS, Definition, check_coco, coco_for, digests
+from benchmarks.data import small, small_originals
+from benchmarks.data.checks import check_coco
+from benchmarks.data.small_definition import SETS, Definition, digests
+from benchmarks.data.sources import POOLS, coco_for
 
 NAMES = {"train": ["n01/ILSVRC2012_val_00000001", "n01/n01_2", "n02/n02_3"], "val": ["n02/n02_9"]}
 IDS = {"person_train": {11: [101, 102], 12: [900100000012]}, "person_val": {21: [201]},
@@ -80,7 +83,7 @@ def archives(tmp_path):
         with zipfile.ZipFile(folder / f"imagenette_128_{split}.zip", "w") as archive:
             for seed, name in enumerate(names):
                 archive.writestr(f"imagenette_128_{split}/{name}.jpg", jpeg(picture(128, 128, seed)))
-    small = {i: prepare.scaled_size(*size, 256) for i, size in SIZES.items()}
+    small = {i: small_originals.scaled_size(*size, 256) for i, size in SIZES.items()}
     with zipfile.ZipFile(folder / "coco_photos_256.zip", "w") as archive:
         for i, size in small.items():
             archive.writestr(f"coco_photos_256/{i:012d}.jpg", jpeg(picture(*size)))
@@ -103,7 +106,7 @@ def public(tmp_path):
     for name, ids in IDS.items():
         for i, numbers in ids.items():
             merged[name.split("_")[0]][i] = [*numbers, 1000 + i]
-    for prefix, kind in prepare.KINDS.items():
+    for prefix, kind in small_originals.KINDS.items():
         for split in POOLS:
             ids = {i: n for i, n in merged[prefix].items() if (i in IN_VAL2017) == (split == "val")}
             put(base / "annotations" / f"{kind}_{split}2017.json", coco(ids, prefix == "person"))
@@ -191,7 +194,7 @@ def test_a_crowd_is_decoded_resized_and_encoded(compressed):
     rle = {"size": [60, 90], "counts": [len(list(run)) for _, run in itertools.groupby(mask.T.ravel())]}
     if compressed:
         rle["counts"] = masks.frPyObjects(rle, 60, 90)["counts"].decode()
-    small = prepare.resized_rle(rle, (30, 20))
+    small = small_originals.resized_rle(rle, (30, 20))
     assert json.loads(json.dumps(small)) == small and small["size"] == [20, 30]
     assert np.array_equal(masks.decode(small), mask[1::3, 1::3])  # the centre of each three by three
 
@@ -226,9 +229,9 @@ def test_a_stop_leaves_no_half_file(archives, definition, tmp_path, monkeypatch,
             def half(tensors, path, metadata):
                 path.write_bytes(b"half")
                 stop()
-            patch.setattr(prepare, "save_file", half)
+            patch.setattr(small, "save_file", half)
         else:
-            patch.setattr(prepare.Archives, {"photos": "photo"}.get(stage, stage), stop)
+            patch.setattr(small_originals.Archives, {"photos": "photo"}.get(stage, stage), stop)
         assert run(root, definition, "--from-archives", archives) == 130
     assert "goes on from what was saved" in capsys.readouterr().err
     assert not [p for p in root.rglob(".*")] and not (root / "small" / "coco" / "annotations").exists()
@@ -345,7 +348,7 @@ def test_a_full_disk_is_one_line(archives, definition, tmp_path, monkeypatch, ca
     def full(*arguments):
         raise error
 
-    monkeypatch.setattr(prepare, "save_file", full)
+    monkeypatch.setattr(small, "save_file", full)
     refused(capsys, run(tmp_path / "data", definition, "--from-archives", archives), "the disk is full")
 
 
@@ -369,6 +372,6 @@ def test_lists_are_read_into_a_definition(definition):
 
 def test_mini_is_everything_the_package_draws(tmp_path, monkeypatch, capsys):
     drawn = []
-    monkeypatch.setattr(prepare.synthetic_sets, "draw_all", drawn.append)
+    monkeypatch.setattr(prepare, "draw_all", drawn.append)
     assert prepare.main(["mini", "--data-root", str(tmp_path)]) == 0
     assert drawn == [tmp_path / "mini"] and "mini: all there" in capsys.readouterr().out

@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.data import sources as datasets
-from benchmarks.data.sources import CocoData, DataError, Definition, available, check_coco, coco_for, pool_for
+from benchmarks.data import coco as coco_form
+from benchmarks.data import small_definition, sources
+from benchmarks.data.checks import check_coco
+from benchmarks.data.coco import CocoData, DataError
+from benchmarks.data.small_definition import Definition
+from benchmarks.data.sources import available, coco_for, pool_for
 
 
 def photo(path, size=(48, 32), seed=0):
@@ -211,7 +215,7 @@ def test_the_definition_holds_what_the_lists_say():
 
 def test_digests_ignore_order_and_see_every_id():
     def of(sets):
-        return datasets.digests({}, {"person_val": sets})["person_val"]
+        return small_definition.digests({}, {"person_val": sets})["person_val"]
 
     assert of({1: [5, 6], 2: []}) == of({2: [], 1: [6, 5]})
     assert of({1: [5, 6], 2: []})["sha256"] != of({1: [5], 2: [6]})["sha256"]
@@ -223,7 +227,7 @@ def sharing(coco, share, seed, folder, least=1):
                              annotations=[dict(id=i, image_id=i, category_id=7, bbox=[1, 2, 3, 4])
                                           for i in range(1, 201)]))
     data = CocoData(images, file, images, file, ("person", "kite"), "f" * 64)
-    part = datasets.subset(data, share, seed, least, folder)
+    part = coco_form.subset(data, share, seed, least, folder)
     assert part.fingerprint == data.fingerprint and part.val_annotations == file
     content = json.loads(part.train_annotations.read_text())
     ids = {image["id"] for image in content["images"]}
@@ -251,7 +255,7 @@ def test_supercategories_pool_the_categories_in_their_order(coco, tmp_path):
                                           dict(id=8, name="car", supercategory="vehicle"),
                                           dict(id=9, name="dog", supercategory="animal")]),
                      d["annotations"][0].update(category_id=9), d["annotations"][1].update(category_id=8)))
-    datasets.pool_categories(file, tmp_path / "out.json")
+    coco_form.pool_categories(file, tmp_path / "out.json")
     assert check_coco(images, tmp_path / "out.json") == ("animal", "vehicle")
     pooled = json.loads((tmp_path / "out.json").read_text())
     assert [a["category_id"] for a in pooled["annotations"]] == [1, 2, 1]
@@ -259,9 +263,9 @@ def test_supercategories_pool_the_categories_in_their_order(coco, tmp_path):
 
 def test_data_that_is_plainly_not_there_is_named_before_anything_runs(tmp_path):
     with pytest.raises(DataError, match="scale paper: no voc data, .*VOCdevkit missing"):
-        datasets.require("paper", "voc", tmp_path)
+        sources.require("paper", "voc", tmp_path)
     with pytest.raises(DataError, match="pool_val.safetensors missing"):
-        datasets.require("small", "imagenet", tmp_path)
+        sources.require("small", "imagenet", tmp_path)
     with pytest.raises(DataError, match="the small scale has no cityscapes data"):
-        datasets.require("small", "cityscapes", tmp_path)
-    datasets.require("mini", "cityscapes", tmp_path)
+        sources.require("small", "cityscapes", tmp_path)
+    sources.require("mini", "cityscapes", tmp_path)

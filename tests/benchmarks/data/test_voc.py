@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.data import synthetic_sets, voc
-from benchmarks.data.sources import DataError, check_coco
+from benchmarks.data.checks import check_coco
+from benchmarks.data.coco import DataError
 from benchmarks.data.synthetic import SCENE_CLASSES, write_scenes
 
 LISTS = (("2007", "trainval", "000001"), ("2007", "test", "000002"), ("2012", "trainval", "2007_000001"))

@@ -5,8 +5,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch import nn
@@ -15,8 +16,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from benchmarks.detection import modules  # noqa: F401  (before mmdet)
 from benchmarks.detection.precise_bn import update_bn_stats
 from benchmarks.task import load_task, resolve
-from mmdet.registry import MODELS
-from mmdet.utils import register_all_modules
 
 register_all_modules(init_default_scope=True)
 # pytest resets the filters that mmcv_ops.install() sets: mmdet picks positives by a byte mask

@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmdet.registry import DATASETS, METRICS, MODELS
+from mmdet.structures.bbox import bbox2roi
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
@@ -16,13 +18,12 @@ from pycocotools.cocoeval import COCOeval
 from torchvision.models.detection import keypointrcnn_resnet50_fpn
 from torchvision.models.detection.roi_heads import keypoints_to_heatmap
 
+from benchmarks.data.checks import check_keypoints
+from benchmarks.data.coco import DataError
+from benchmarks.data.synthetic import draw_scenes
 from benchmarks.detection import keypoints as kp  # before mmdet
-from benchmarks.data.sources import DataError, check_keypoints
 from benchmarks.detection.evaluate import coco_metrics
 from benchmarks.task import load_task, resolve
-from benchmarks.data.synthetic import draw_scenes
-from mmdet.registry import DATASETS, METRICS, MODELS
-from mmdet.structures.bbox import bbox2roi
 
 # pytest resets the filters that mmcv_ops.install() sets.
 pytestmark = pytest.mark.filterwarnings("ignore:torch.meshgrid")

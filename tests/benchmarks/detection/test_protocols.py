@@ -3,16 +3,20 @@ import functools
 
 import pytest
 import torch
+from mmdet.registry import MODELS
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from benchmarks.detection import runner  # noqa: F401  (before mmdet)
-from benchmarks.detection import modules, keypoints, semantic  # noqa: F401
+from benchmarks.detection import (  # noqa: F401
+    keypoints,
+    modules,
+    runner,  # noqa: F401  (before mmdet)
+    semantic,
+)
 from benchmarks.task import load_task, resolve, task_names
-from benchmarks.transfer import kind_of
-from mmdet.registry import MODELS
+from benchmarks.protocol import kind_of
 
 CLASSES = {"coco_keypointrcnn_fpn": 1, "voc_fasterrcnn_c4": 20, "cityscapes_maskrcnn_fpn": 8, "cityscapes_semseg_fcn": 19}
 SEMISUP = ("coco_semisup_maskrcnn_fpn", "coco_semisup_retinanet_fpn")

@@ -4,15 +4,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from mmdet.registry import DATASETS, MODELS
 from mmengine.registry import init_default_scope
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
+from benchmarks.data.checks import check_maps
+from benchmarks.data.coco import DataError
 from benchmarks.detection import semantic
-from benchmarks.data.sources import DataError, check_maps
 from benchmarks.detection.evaluate import score
 from benchmarks.task import load_task, resolve
-from mmdet.registry import DATASETS, MODELS
 
 CLASSES = ("road", "car", "sky")
 

@@ -19,11 +19,12 @@ from torch import distributed, multiprocessing, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision import transforms
 
+from benchmarks.data.coco import DataError
 from benchmarks.image_level import features, probes, svm
-from benchmarks.data.sources import DataError
 from benchmarks.task import load_task, resolve
 from detco import checkpoint as checkpoints
 from detco import engine
+from detco.files import sha256
 from detco.backbone import ResNetLevels
 from detco.pool import FolderPool, MemoryPool
 from detco.views import MEAN, STD, View
@@ -100,7 +101,8 @@ def make_job(task, changes, checkpoint, data, work_dir, **more):
     config = resolve(load_task(task), "resnet18", len(data.classes), changes).to_dict()
     schedule = next(iter(config.pop("schedules", {"": None}).values()))
     protocol = SimpleNamespace(task=task, config=config | dict(arch="resnet18", schedule=schedule))
-    return SimpleNamespace(**dict(protocol=protocol, data=data, name="row", seed=0, checkpoint_path=checkpoint,
+    return SimpleNamespace(**dict(protocol=protocol, data=data, name="row", seed=0, identity=sha256(checkpoint),
+                                  checkpoint_path=checkpoint,
                                   checkpoint=checkpoints.load(checkpoint), work_dir=work_dir, resume=True, load=True,
                                   limit=None, workers=0) | more)
 
@@ -221,7 +223,7 @@ def test_converged_classifier_is_sklearns(tmp_path):
                       torch.randint(0, 3, (60,), generator=generator), ["a", "b", "c"], "f" * 64)
     decay = 0.03
     view = View(size=3, area=(1.0, 1.0), flip_p=0, jitter_p=0, grey_p=0, blur_p=0)
-    probe = image_level.LinearProbe(Pixels(), 3, view, 0.01)
+    probe = probes.LinearProbe(Pixels(), 3, view, 0.01)
     config = dict(schedule=dict(epochs=500, batch=60, policy="step", milestones=[400]), workers=0, amp=True,
                   max_broken=0.0, optimizer=dict(lr=0.1, momentum=0.9, weight_decay=decay))
     engine.runner_of(probe, pool, config, 500, tmp_path, 0, "probe").train()
@@ -236,14 +238,14 @@ def test_probe_starts_as_moco_does():
     torch.manual_seed(0)
     encoder = nn.Identity()
     encoder.channels = 2048
-    probe = image_level.LinearProbe(encoder, 1000, View(), 0.01)
+    probe = probes.LinearProbe(encoder, 1000, View(), 0.01)
     assert abs(probe.classifier.weight.std().item() - 0.01) < 1e-4 and not probe.classifier.bias.any()
 
 
 def test_linear_resumes_bit_identically_and_leaves_the_backbone_alone(checkpoint, pools, tmp_path, monkeypatch):
-    probes = []
-    build = image_level.LinearProbe
-    monkeypatch.setattr(image_level, "LinearProbe", lambda *args: probes.append(build(*args)) or probes[-1])
+    built = []
+    build = probes.LinearProbe
+    monkeypatch.setattr(probes, "LinearProbe", lambda *args: built.append(build(*args)) or built[-1])
     whole = probes.linear(make_job("imagenet_linear", LINEAR, checkpoint, pools, tmp_path / "whole"))
     after = engine.MethodHook.after_train_iter
 
@@ -256,10 +258,10 @@ def test_linear_resumes_bit_identically_and_leaves_the_backbone_alone(checkpoint
         context.setattr(engine.MethodHook, "after_train_iter", stop)
         probes.linear(make_job("imagenet_linear", LINEAR, checkpoint, pools, tmp_path / "parts"))
     parts = probes.linear(make_job("imagenet_linear", LINEAR, checkpoint, pools, tmp_path / "parts"))
-    assert torch.equal(probes[0].classifier.weight, probes[2].classifier.weight)
+    assert torch.equal(built[0].classifier.weight, built[2].classifier.weight)
     assert parts["metrics"] == whole["metrics"] and parts["train_losses"] == whole["train_losses"]
     for key, value in checkpoints.load(checkpoint).state.items():
-        assert torch.equal(probes[0].encoder.backbone.state_dict()[key], value)
+        assert torch.equal(built[0].encoder.backbone.state_dict()[key], value)
     assert whole["metrics"]["top1"] > 60 and whole["metrics"]["top5"] == 100
     assert whole["load_report"]["loaded"] == 120 and whole["load_report"]["fresh"] == ["classifier"]
     assert json.dumps(whole) and set(whole["per_class"]["top1"]) == set("abc")
@@ -345,8 +347,9 @@ def test_knn_is_sklearns_on_its_own_features(checkpoint, pools, photos, tmp_path
 # SVM
 
 def test_average_precision_by_hand_and_beside_others():
-    from benchmarks.detection import modules  # noqa: F401 - before mmdet
     from mmdet.evaluation.functional import average_precision
+
+    from benchmarks.detection import modules  # noqa: F401 - before mmdet
 
     present, scores = np.array([1, 0, 0, 1, 1], bool), np.array([5.0, 4, 3, 2, 1])
     # Precision 1, 1/2, 1/3, 2/4, 3/5; from recall 1/3 on the best still to come is 3/5.

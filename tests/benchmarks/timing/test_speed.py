@@ -1,17 +1,20 @@
 """The speed benchmark: its rivals compute what ours computes, and a run leaves its figures and its page."""
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 
 from baselines.moco_v2 import MoCoV2
-from benchmarks.timing import epoch, rivals
 from benchmarks import speed
+from benchmarks.timing import epoch, measure, parts, rivals
+from benchmarks.timing import page as speed_page
 from detco import engine
 from detco.detco import DetCo
 
 GLOBAL, LOCAL = dict(size=32, blur_sigma=(0.1, 0.5)), dict(size=36, area=(0.6, 1.0), grid=3, patch=10)
+SETTINGS = measure.Settings(torch.device("cpu"), "resnet18", 2, 256, 2, False, None)
 
 
 @pytest.fixture
@@ -76,7 +79,7 @@ def test_pil_views_have_ours_shapes(method):
 
 def test_sides_take_turns_and_ratios_are_round_by_round(monkeypatch):
     clock, order = [0.0], []
-    monkeypatch.setattr(speed.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
 
     def side(name, seconds):
         def step():
@@ -84,19 +87,17 @@ def test_sides_take_turns_and_ratios_are_round_by_round(monkeypatch):
             clock[0] += seconds
         return step
 
-    arguments = speed.parser().parse_args(["--repeats", "4"])
-    arguments.device = torch.device("cpu")
-    seconds = speed.interleaved({"ours": side("a", 2.0), "other": side("b", 3.0)}, arguments)
+    settings = replace(SETTINGS, repeats=4)
+    seconds = measure.interleaved({"ours": side("a", 2.0), "other": side("b", 3.0)}, settings)
     assert "".join(order[4:]) == "abbaabba"
-    row = speed.compared("it", seconds, "ours", "other")
+    row = measure.compared("it", seconds, "ours", "other")
     assert (row["ours"], row["other"], row["ratio"], row["repeats"]) == (2.0, 3.0, 1.5, 4)
 
 
 def test_memory_counts_banks_and_losses_whatever_the_process_held_before():
     held = torch.ones(300_000_000)  # 1.2 GB
-    arguments = speed.parser().parse_args(["--bank", "8192"])
-    arguments.device = torch.device("cpu")
-    [row] = speed.memory(arguments)
+    settings = replace(SETTINGS, bank=8192)
+    [row] = parts.memory(settings)
     assert row["MB of banks"] == pytest.approx(8 * 8192 * 128 * 4 / 1e6) and len(held)
     assert row["MB of banks"] < row["MB in all"] < 300
 
@@ -141,14 +142,14 @@ def test_the_engines_own_step_is_timed_beside_one_by_hand(tmp_path, monkeypatch)
     calls, run_iter = [], engine.StreamLoop.run_iter
     monkeypatch.setattr(engine.StreamLoop, "run_iter", lambda self, *a: calls.append(1) or run_iter(self, *a))
     [row] = figures_of(tmp_path, monkeypatch, "loop")["loop"]["rows"]
-    assert row["ours"] > 0 and row["other"] > 0 and len(calls) >= 4 and not speed.CONSOLE.quiet
+    assert row["ours"] > 0 and row["other"] > 0 and len(calls) >= 4 and not parts.CONSOLE.quiet
 
 
 def test_every_row_that_has_a_target_is_found(tmp_path, monkeypatch):
     pytest.importorskip("lightly")
     figures = figures_of(tmp_path, monkeypatch, "encoder", "plain", "lightly", "memory", "loader", "scaling")
     kind = figures["plain"]["device"]
-    assert len(speed.targets(figures).splitlines()) == 2 + sum(kind in target for *_, target, _ in speed.TARGETS)
+    assert len(speed_page.targets(figures).splitlines()) == 2 + sum(kind in target for *_, target, _ in speed_page.TARGETS)
 
 
 def test_targets_stand_beside_what_was_measured():
@@ -158,7 +159,7 @@ def test_targets_stand_beside_what_was_measured():
                                         dict(what="plain DetCo in float32, ours in bfloat16", ratio=2.5)]),
         scaling=dict(device="cpu", rows=[{"against": kind, "value": value, "ms": ms} for kind, value, ms in (
             ("batch", 1, 1.0), ("batch", 2, 1.5), ("batch", 4, 8.0), ("levels", 1, 3.0), ("levels", 2, 5.0))]))
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in speed.targets(figures).splitlines()[2:]]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in speed_page.targets(figures).splitlines()[2:]]
     assert [cell[1:] for cell in cells] == [
         ["at most 1.1", "1.25", "no"], ["at least 1.5", "1.6", "yes"], ["at least 3", "2.5", "no"],
         ["at most 1.05", "1.5", "no"]]
