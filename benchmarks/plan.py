@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.recipe import load_scale, resolve_recipe
-
 from benchmarks.cli import Request, change_of
 from benchmarks.data import sources
 from benchmarks.estimates import KEPT, detector_bytes, state_bytes
 from benchmarks.protocol import Protocol, protocol_of
+from benchmarks.recipe import load_scale, resolve_recipe
 from benchmarks.task import defined_at, load_task, overrides_at, source_of, task_names
 from detco import config
 from detco.errors import UserError, nearest, several
