@@ -20,7 +20,7 @@ from benchmarks.recipe import scale_names
 from benchmarks.data.coco import DataError
 from detco.runner import DivergedError
 from leaderboard import record as record_room
-from leaderboard.record import RecordError
+from leaderboard.errors import RecordError
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = {}
