@@ -64,9 +64,16 @@ class Request:
     retries: int = 2
 
 
+class _Parser(argparse.ArgumentParser):
+    """Refuses in one line."""
+
+    def error(self, message: str):
+        self.exit(2, f"error: {message}; --help shows the options\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line; its defaults are those of `Request`."""
-    p = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = _Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = p.add_argument_group("what to run")
     what.add_argument("--method", dest="methods", nargs="+", metavar="M",
                       help=f"{', '.join(config.names('pretrain'))}, or all")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from detco.console import STOP, stop
 from detco.errors import UserError
-from leaderboard.record import RecordError
+from leaderboard.errors import RecordError
 
 # torch's C++ warnings: each process would be told of DistributedDataParallel's search for unused parameters, which is
 # meant (detco.runner). torch reads this when it is first imported.

@@ -9,9 +9,10 @@ from mmengine import dist
 
 from benchmarks.data import coco, sources
 from benchmarks.data.coco import CocoData, DataError
+from benchmarks.job import Job
 from benchmarks.plan import Foreign, Options, Plan, Pretraining, Transfer
 from benchmarks.task import without_prose
-from benchmarks.transfer import Job, transfer
+from benchmarks.transfer import transfer
 from detco import checkpoint as checkpoints
 from detco import engine
 from detco.checkpoint import Checkpoint

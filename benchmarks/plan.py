@@ -11,16 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.recipe import load_scale, resolve_recipe
-
 from benchmarks.cli import Request, change_of
 from benchmarks.data import sources
 from benchmarks.estimates import KEPT, detector_bytes, state_bytes
 from benchmarks.protocol import Protocol, protocol_of
+from benchmarks.recipe import load_scale, resolve_recipe
 from benchmarks.task import defined_at, load_task, overrides_at, source_of, task_names
 from detco import config
 from detco.errors import UserError, nearest, several
-from leaderboard.record import NAME, read_all
+from leaderboard.record import read_all, required_of_name
 
 SEEDS = 2**32  # numpy's bound
 
@@ -212,13 +211,12 @@ def _default_scale(data_root: Path) -> tuple[str, str]:
 def _check_row_names(request: Request, methods: list[str]) -> None:
     if request.checkpoint and methods:
         raise UserError("--checkpoint is a row of its own: leave --method out, or run it separately")
-    if request.checkpoint and not request.name:
+    if request.checkpoint and request.name is None:
         raise UserError("--checkpoint needs --name, the name of its row")
     if request.name and not request.checkpoint:
         raise UserError("--name names the row of --checkpoint FILE; a method's row has the method's name")
-    if request.name and not NAME.fullmatch(request.name):
-        raise UserError(f"--name {request.name!r}: use letters, digits and _ . + % - only, beginning with a letter or "
-                        "digit")
+    if request.name is not None and (rule := required_of_name(request.name)):
+        raise UserError(f"--name {request.name!r}: give {rule}")
     if request.name in config.names("pretrain"):
         raise UserError(f"--name {request.name}: a method of this suite has that name; choose another")
     if not methods and not request.checkpoint:

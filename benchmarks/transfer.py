@@ -2,14 +2,12 @@
 import json
 import shutil
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
 from benchmarks.environment import PeakMemory, device_name, environment
-from benchmarks.protocol import Protocol
-from detco.checkpoint import Checkpoint, CheckpointError
+from benchmarks.job import Job
+from detco.checkpoint import CheckpointError
 from detco.files import replacing
 from leaderboard.record import SCHEMA, brief_report
 
@@ -17,48 +15,6 @@ from leaderboard.record import SCHEMA, brief_report
 # (metrics, per_class, load_report, train_losses, detections, cost). A kind of one's own is named "module:function".
 KINDS = {"detector": "benchmarks.detection.runner:measure", "linear": "benchmarks.image_level.probes:linear",
          "knn": "benchmarks.image_level.probes:knn", "svm": "benchmarks.image_level.probes:svm"}
-
-
-@dataclass(frozen=True)
-class Job:
-    """One row to measure.
-
-    Attributes:
-        data: of the task's kind, with `classes` and `fingerprint`.
-        source: what the data is (`benchmarks.data.sources`).
-        changes: what --set changed in the task; recorded.
-        name: the row's name.
-        seed: of the heads, the order of images and the augmentation.
-        pretrain_seed: of the checkpoint; None where nobody knows.
-        identity: the checkpoint's, of its weights and recipe.
-        resume: go on where an interrupted run stopped.
-        load: False leaves the backbone's weights as initialised: the alarm that shows loading matters.
-        limit: the run was shortened (by `--limit`); recorded, and such a record enters no leaderboard.
-        workers: loader processes.
-        max_per_process: images a process takes through a detector at once, at most; None for its whole share.
-    """
-
-    protocol: Protocol
-    data: Any
-    source: str
-    changes: dict[str, Any]
-    name: str
-    seed: int
-    pretrain_seed: int | None
-    checkpoint_path: Path
-    checkpoint: Checkpoint
-    identity: str
-    work_dir: Path
-    resume: bool = True
-    load: bool = True
-    limit: int | None = None
-    workers: int = 0
-    max_per_process: int | None = None
-
-    @property
-    def images(self) -> dict[str, int] | None:
-        """How many there are to learn from and to be tested on; None where the data does not say."""
-        return getattr(self.data, "counts", None)
 
 
 def transfer(job: Job) -> dict:

@@ -20,7 +20,7 @@ from benchmarks.recipe import scale_names
 from benchmarks.data.coco import DataError
 from detco.runner import DivergedError
 from leaderboard import record as record_room
-from leaderboard.record import RecordError
+from leaderboard.errors import RecordError
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = {}
@@ -62,8 +62,8 @@ def test_list_names_everything_and_imports_nothing_heavy():
     (["--checkpoint", "a.pth", "--name", "detco"], "choose another"),
     (["--checkpoint", "absent.pth", "--name", "mine"], "absent.pth: no such file"),
     (["--checkpoint", __file__, "--name", "mine"], "cannot be read"),
-    *((["--checkpoint", "a.pth", "--name", name], "use letters, digits") for name in
-      ("a b", "a/b", "..", "/tmp/a", "a\nb", "-a", "")),
+    *((["--checkpoint", "a.pth", f"--name={name}"], "give at most 100 letters, digits and _ . + % -") for name in
+      ("a b", "a/b", "..", "/tmp/a", "a\nb", "-a", "mine-s0", "")),
     (["--method", "detco", "--name", "mine"], "--name names the row of --checkpoint FILE"),
     (["--method", "detco", "--seed", "-1"], "--seed -1: give 0 to 4294967295"),
     (["--method", "detco", "--seed", str(2**32)], "--seed 4294967296: give 0 to 4294967295"),
@@ -94,6 +94,12 @@ def test_bad_input_is_one_clear_line_and_exit_2_before_any_work(arguments, words
     assert not list(tmp_path.iterdir())
 
 
+def test_words_that_do_not_parse_are_one_line_too(tmp_path):
+    done = call(tmp_path, "--method", "detco", "--workers", "many")
+    assert done.returncode == 2 and done.stderr == (
+        "error: argument --workers: invalid int value: 'many'; --help shows the options\n")
+
+
 @pytest.mark.parametrize("option, missing, words", [
     (["--executor", "ray"], "ray", 'pip install -e ".[ray]"'),
     (["--tensorboard"], "tensorboard", 'pip install -e ".[tensorboard]"')])
@@ -114,7 +120,7 @@ def test_no_compiler_no_room_and_no_writable_folder_are_refused(tmp_path, monkey
         assert "--compile: no C++ compiler found" in refused("--compile")
     with monkeypatch.context() as patch:
         patch.setattr(plans.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**8))
-        assert "states to resume from take 0.4 GB, 0.1 GB are free" in refused()
+        assert "states to resume from take 0.5 GB, 0.1 GB are free" in refused()
     (tmp_path / "file").touch()
     assert "not a folder that can be written" in refused("--work-dir", tmp_path / "file" / "work")
 

@@ -8,7 +8,16 @@ import sys
 import pytest
 
 from leaderboard.errors import RecordError
-from leaderboard.record import HERE, brief_report, fingerprint, read_all, result_path, write, write_text
+from leaderboard.record import (
+    HERE,
+    brief_report,
+    fingerprint,
+    read_all,
+    required_of_name,
+    result_path,
+    write,
+    write_text,
+)
 
 SCHEMA = json.loads((HERE / "schema.json").read_text(encoding="utf-8"))
 DOCS = HERE.parent / "docs" / "records.md"
@@ -144,6 +153,16 @@ def test_a_bad_field_is_named(tmp_path, make, field, value, message):
     with pytest.raises(RecordError) as error:
         write(tmp_path, make() | {field: value})
     assert message in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("name", ["detco", "detco-p", "DetCo_v2.1+0a1b"])
+def test_the_rule_of_names_passes_a_good_one(name):
+    assert required_of_name(name) == ""
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "..", "/a", "a\n", "detco-s0", "a" * 101])
+def test_the_rule_of_names_is_said_of_a_bad_one(name):
+    assert required_of_name(name).startswith("at most 100 letters, digits and _ . + % -")
 
 
 def test_a_foreign_checkpoint_has_neither_seed_nor_recipe(root, make):
