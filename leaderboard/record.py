@@ -32,8 +32,8 @@ HERE = Path(__file__).parent
 SCHEMA = 2
 RECIPES = HERE / "recipes.json"  # today's recipes: {scale: {method: hash}}
 NAMES_KEPT = 8  # of those that a load report lists
-# Where two runs of one key may differ and still have measured the same.
-_INCIDENTAL = ("cost", "environment", "checkpoint")
+# Where two runs of one key may differ and still have measured the same; of the data the fingerprint tells more.
+_INCIDENTAL = ("cost", "environment", "checkpoint", "data")
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = 60
 

@@ -30,7 +30,8 @@ def test_a_new_key_is_filed_with_its_protocol(tmp_path, add, make, protocol):
 
 def test_the_same_result_of_another_day_is_the_same(add, make):
     before = add(make()).path.read_bytes()
-    again = make(cost=make()["cost"] | {"wall_seconds": 1.0}, environment=make()["environment"] | {"commit": None})
+    again = make(cost=make()["cost"] | {"wall_seconds": 1.0}, environment=make()["environment"] | {"commit": None},
+                 data={"source": "coco", "images": None})  # as in records converted from schema 1
     outcome = add(again)
     assert outcome.status == "same" and outcome.path.read_bytes() == before
 
