@@ -9,7 +9,7 @@ from typing import Any
 
 from leaderboard.checks import Record, Table, is_todays, recipe_difference, run_of, split_recipes
 from leaderboard.published import published_tables
-from leaderboard.record import RECIPES, read_all, read_protocols, read_recipes
+from leaderboard.record import read_all, read_protocols, read_recipes
 from leaderboard.statistics import summarise
 from leaderboard.tables import (
     MISSING,
@@ -69,11 +69,11 @@ with those.
 """
 
 
-def build(results: str | Path, recipes: str | Path = RECIPES) -> str:
+def build(results: str | Path, recipes: str | Path | None = None) -> str:
     """The page of a board.
 
     Args:
-        recipes: today's recipes (`record.read_recipes`).
+        recipes: today's recipes, as for `record.read_recipes`.
     Raises:
         RecordError: no such folder, a bad record or protocol, or rows that may not share a table or a name.
     """

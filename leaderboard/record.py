@@ -177,13 +177,13 @@ class Outcome:
 
 
 def file(root: str | Path, record: Record, protocol: Mapping[str, Any], replace: bool = False,
-         recipes: str | Path = RECIPES) -> Outcome:
+         recipes: str | Path | None = None) -> Outcome:
     """Enter a finished run in the board: a new key is filed, a filed one is compared with and left as it is.
 
     Args:
         protocol: the resolved protocol that the record's `protocol_fingerprint` is of.
         replace: file it in place of what its key holds.
-        recipes: today's recipes.
+        recipes: today's recipes, as for `read_recipes`.
     Raises:
         RecordError: a record or protocol that breaks the contract, a shortened run, or a row that may not stand beside
             those filed: another protocol, data set or architecture than its table, another recipe than its name.
@@ -191,6 +191,9 @@ def file(root: str | Path, record: Record, protocol: Mapping[str, Any], replace:
     record = as_json(record)
     if record["limit"] is not None:
         raise RecordError(f"{record['method']} s{record['seed']}: field 'limit' is set: a shortened run is not filed")
+    if fingerprint(protocol) != record["protocol_fingerprint"]:
+        raise RecordError(f"field 'protocol_fingerprint' is {record['protocol_fingerprint']}; that of the protocol is "
+                          f"{fingerprint(protocol)}")
     path = result_path(root, record)
     here, filed = Path(root) / record["scale"], []
     for other in sorted(here.rglob("*.json")):
@@ -205,7 +208,7 @@ def file(root: str | Path, record: Record, protocol: Mapping[str, Any], replace:
     protocols = {row["protocol_fingerprint"]: _filed_protocol(root, row) for row in beside}
     require_one_protocol([*beside, record], protocols | {record["protocol_fingerprint"]: protocol})
     split_recipes([row for row in others if row["method"] == record["method"]] + [record], read_recipes(recipes))
-    write_protocol(root, record["protocol_fingerprint"], protocol)
+    write_protocol(root, protocol)
     write(root, record)
     return Outcome("filed", path, f"{'replaces' if known else 'filed as'} {path}")
 
@@ -232,10 +235,9 @@ def _compared(path: Path, record: Record, known: Record, runs: list[Record]) -> 
     return Outcome("reproduced" if agrees else "differs", path, "; ".join([line, *notes]))
 
 
-def write_protocol(root: str | Path, stated: str, config: Mapping[str, Any]) -> Path:
-    """Files a resolved protocol once. Raises RecordError where its fingerprint is not the stated one."""
-    if fingerprint(config) != stated:
-        raise RecordError(f"protocol_fingerprint is {stated}; that of the protocol is {fingerprint(config)}")
+def write_protocol(root: str | Path, config: Mapping[str, Any]) -> Path:
+    """Files a resolved protocol, once, and returns where."""
+    stated = fingerprint(config)
     path = protocol_path(root, stated)
     if not path.is_file():
         write_text(path, _text({"fingerprint": stated, "config": config}))
@@ -257,11 +259,15 @@ def read_protocols(root: str | Path, records: Iterable[Record]) -> dict[str, Any
     return {stated: _filed_protocol(root, record) for stated, record in first.items()}
 
 
-def read_recipes(path: str | Path = RECIPES) -> dict[str, dict[str, str]]:
-    """Today's recipes, scale -> method -> hash; empty where there is no such file. Raises RecordError for another."""
-    if not Path(path).is_file():
+def read_recipes(path: str | Path | None = None) -> dict[str, dict[str, str]]:
+    """Today's recipes, scale -> method -> hash, from the package's file or another; empty where there is none.
+
+    Raises RecordError for a file that holds something else.
+    """
+    path = Path(path or RECIPES)
+    if not path.is_file():
         return {}
-    recipes = _load(Path(path))
+    recipes = _load(path)
     if not isinstance(recipes, dict) or not all(
             isinstance(own, dict) and all(isinstance(digest, str) for digest in own.values())
             for own in recipes.values()):
@@ -322,9 +328,3 @@ def _finite(digits: str) -> float:
     if not math.isfinite(number):
         raise RecordError(f"{_SHORT.repr(digits)} is beyond any number; write null")
     return number
-
-
-def required_of_name(text: str) -> str:
-    """What a row's name must be where `text` is not, empty where it is: names become file names and table cells."""
-    rule = _validator().schema["$defs"]["row"]
-    return "" if _validator().evolve(schema=rule).is_valid(text) else rule["description"]
