@@ -328,3 +328,9 @@ def _finite(digits: str) -> float:
     if not math.isfinite(number):
         raise RecordError(f"{_SHORT.repr(digits)} is beyond any number; write null")
     return number
+
+
+def required_of_name(text: str) -> str:
+    """What a row's name must be where `text` is not, empty where it is: names become file names and table cells."""
+    rule = _validator().schema["$defs"]["row"]
+    return "" if _validator().evolve(schema=rule).is_valid(text) else rule["description"]
