@@ -115,7 +115,8 @@ def _title(*names: str) -> str:
 
 def _scores(rows: Sequence[Record], today: Recipes) -> str:
     metrics = metric_columns(rows)
-    header = ["method", *metrics, "runs", "spread over", "images seen", "encoder Gpixel", "device hours", "transfer min"]
+    costs = ["images seen", "encoder Gpixel", "device hours", "transfer min"]
+    header = ["method", *metrics, "runs", "spread over", *costs]
     lines = []
     for method, own in by_method(rows).items():
         outdated = method in today.get(own[0]["scale"], {}) and not is_todays(own[0], today)

@@ -54,12 +54,14 @@ def recipe_difference(a: Record, b: Record) -> str:
     """The first field in which the recipes of two rows differ, which they do."""
     left, right = a["recipe"], b["recipe"]
     if left["hash"] and right["hash"] and left["config"] and right["config"]:
-        return first_difference({k: left[k] for k in ("config", "pool")}, {k: right[k] for k in ("config", "pool")}) or ""
+        a, b = ({key: side[key] for key in ("config", "pool")} for side in (left, right))
+        return first_difference(a, b) or ""
     names = [f"{'recipe' if r['recipe']['hash'] else 'checkpoint'} {recipe_of(r)[0][:12]}" for r in (a, b)]
     return f"{names[0]} != {names[1]}"
 
 
-def split_recipes(records: Sequence[Record], today: Mapping[str, Mapping[str, str]]) -> tuple[list[Record], list[Record]]:
+def split_recipes(records: Sequence[Record],
+                  today: Mapping[str, Mapping[str, str]]) -> tuple[list[Record], list[Record]]:
     """The rows of the scales' pages, and those superseded: of a name that has rows of today's recipe, the others.
 
     Args:
@@ -77,8 +79,9 @@ def split_recipes(records: Sequence[Record], today: Mapping[str, Mapping[str, st
         for clash in (todays, others):
             if len(clash) > 1:
                 a, b = recipes[clash[0]], recipes[clash[1]]
-                raise RecordError(f"{scale}: '{method}' stands for two recipes: {a['task']} {run_of(a)} and {b['task']} "
-                                  f"{run_of(b)} differ in {recipe_difference(a, b)}; give one a name of its own")
+                raise RecordError(f"{scale}: '{method}' stands for two recipes: {a['task']} {run_of(a)} and "
+                                  f"{b['task']} {run_of(b)} differ in {recipe_difference(a, b)}; give one a name of "
+                                  "its own")
         [kept[scale, method]] = todays or others
     parts: tuple[list[Record], list[Record]] = ([], [])
     for record in records:

@@ -90,7 +90,8 @@ def paired_difference(rows_a: Sequence[dict], rows_b: Sequence[dict], metric: st
     paired = {run: x - y for run in a.keys() & b.keys() if (x := a[run]) is not None and (y := b[run]) is not None}
     difference = summarise(paired.values())
     half = _t975(difference.n - 1) * difference.se if difference.n > 1 else math.nan
-    unpaired = tuple(sorted((a.keys() | b.keys()) - paired.keys(), key=lambda run: [-1 if s is None else s for s in run]))
+    left = (a.keys() | b.keys()) - paired.keys()
+    unpaired = tuple(sorted(left, key=lambda run: [-1 if seed is None else seed for seed in run]))
     mean = difference.mean
     return PairedDifference(mean, difference.se, mean - half, mean + half, difference.n, unpaired)
 

@@ -21,7 +21,8 @@ def make_recipe(method, **changes):
 def make_record(method="detco", seed=0, pretrain_seed=0, **changes):
     """A valid record; `changes` replace whole fields. Scores differ by method and seeds."""
     images, pixels, hours = BUDGETS.get(method, (80_000, 8_000_000_000, 0.03))
-    base = {"detco": 24.0, "moco_v2": 23.0, "supervised": 21.5}.get(method, 17.0) + 0.3 * seed + 2 * (pretrain_seed or 0)
+    base = {"detco": 24.0, "moco_v2": 23.0, "supervised": 21.5}.get(method, 17.0)
+    base += 0.3 * seed + 2 * (pretrain_seed or 0)
     metrics = {"segm_AP75": base - 3, "segm_AP50": base + 14, "segm_AP": base - 2,
                "bbox_AP75": base - 1, "bbox_AP50": base + 16, "bbox_AP": base}
     nothing = {"count": 0, "first": []}

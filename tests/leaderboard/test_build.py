@@ -193,7 +193,7 @@ def test_two_checkpoints_under_one_foreign_name_stop_the_build(root, make):
     unknown = dict.fromkeys(("hash", "config", "pool"))
     for seed in range(2):
         write(root, make("byol", seed, None, recipe=unknown, checkpoint={"hash": str(seed) * 64, "metadata": {}}))
-    with pytest.raises(RecordError, match="'byol' stands for two recipes: .* differ in checkpoint 0{12} != checkpoint 1{12}"):
+    with pytest.raises(RecordError, match="'byol' stands for two .* differ in checkpoint 0{12} != checkpoint 1{12}"):
         build(root)
 
 
@@ -233,8 +233,10 @@ def test_changed_fields_stand_below_their_table(root, make):
 
 
 @pytest.mark.parametrize(("text", "shown"), [
-    ("moco_v2", "moco_v2"), ("a|b", r"a\|b"), ("_a_ *b* `c`", r"\_a\_ \*b\* \`c\`"), ("[x](http://y)", r"\[x\](http\://y)"),
-    ("<b>", r"\<b\>"), ("www.y.z", r"www\.y.z"), ("a\n# b", r"a \# b"), ("@you $x$", r"\@you \$x\$"), ("a\\|", r"a\\\|"),
+    ("moco_v2", "moco_v2"), ("a|b", r"a\|b"), ("_a_ *b* `c`", r"\_a\_ \*b\* \`c\`"),
+    ("[x](http://y)", r"\[x\](http\://y)"),
+    ("<b>", r"\<b\>"), ("www.y.z", r"www\.y.z"), ("a\n# b", r"a \# b"),
+    ("@you $x$", r"\@you \$x\$"), ("a\\|", r"a\\\|"),
 ])
 def test_escaped(text, shown):
     assert escaped(text) == shown

@@ -114,7 +114,8 @@ def test_repetitions_of_a_deterministic_score_are_one_run():
 
 @pytest.mark.parametrize(("runs", "deterministic", "expected"), [
     (("s0",), False, ""), (("s0", "s1"), False, "transfers"), (("p0s0", "p1s0"), False, "pretrainings"),
-    (("p0s0", "p1s1"), False, "both"), (("p0s0", "p0s1", "p1s0", "p1s1"), False, "both"), (("n0", "n1"), False, "transfers"),
+    (("p0s0", "p1s1"), False, "both"), (("p0s0", "p0s1", "p1s0", "p1s1"), False, "both"),
+    (("n0", "n1"), False, "transfers"),
     (("s0", "s1"), True, ""), (("p0s0", "p1s1"), True, "pretrainings"),
 ])
 def test_what_a_spread_is_taken_over(runs, deterministic, expected):
