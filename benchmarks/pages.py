@@ -1,11 +1,13 @@
 """What is generated from the configs: docs/tasks, a page a task, with the paper's figures; leaderboard/recipes.json,
-scale -> method -> hash of its pretraining recipe, by which the leaderboard tells today's rows.
+scale -> method -> hash of its pretraining recipe, by which the leaderboard tells today's rows; and README's table, from
+the filed rows.
 
     python -m benchmarks.pages           write them
     python -m benchmarks.pages --check   exit with 1 when one is stale
 """
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,14 @@ from benchmarks.task import defined_at, load_task, resolve, source_of, task_name
 from detco import config
 from detco.files import replacing
 from leaderboard.published import published_tables
-from leaderboard.tables import render
+from leaderboard.record import read_all
+from leaderboard.tables import format_comparison, format_rows, render
 
 PAGES = config.CONFIGS.parent / "docs" / "tasks"
 RECIPES = config.CONFIGS.parent / "leaderboard" / "recipes.json"
+README = config.CONFIGS.parent / "README.md"
+BOARD = re.compile(r"(<!-- board: [^\n]*-->\n).*?(<!-- end of board -->)", re.S)
+SHOWN = dict(scale="mini", task="coco_maskrcnn_c4")  # whose rows README shows
 # (what, key of the resolved config); a row for each that the task has.
 ROWS = (
     ("model", "model.type"), ("backbone's strides", "model.backbone.strides"),
@@ -131,12 +137,22 @@ def recipes() -> str:
     return json.dumps(hashes, indent=1) + "\n"
 
 
+def readme() -> str:
+    """README with its table of filed rows written anew."""
+    rows = [row for row in read_all(RECIPES.with_name("results")) if all(row[k] == v for k, v in SHOWN.items())]
+    newest = max((row["task_version"] for row in rows), default=0)
+    rows = [row for row in rows if row["task_version"] == newest]
+    table = f"```text\n{format_rows(rows)}\n\n{format_comparison(rows, 'random_init')}\n```\n" if rows else ""
+    return BOARD.sub(lambda found: found[1] + table + found[2], README.read_text(encoding="utf-8"))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Write or check what is generated; 1 when some of it is stale."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 when something is stale")
     check = parser.parse_args(argv).check
-    pages = {PAGES / f"{name}.md": page(name) for name in task_names()} | {RECIPES: recipes()}
+    pages = {PAGES / f"{name}.md": page(name) for name in task_names()}
+    pages |= {RECIPES: recipes(), README: readme()}
     stale = [path for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     stale += set(PAGES.glob("*.md")) - set(pages)
     if check and stale:

@@ -264,10 +264,10 @@ def _pretraining(request: Request, method: str, seed: int, data: str, scale_conf
     if recipe["method"]["arch"] != scale_config["arch"]:
         raise UserError(f"{method}: a {recipe['method']['arch']}; the {scale_config['name']} scale's tasks run "
                         f"{scale_config['arch']}")
-    if request.accumulation > 1:
-        schedule["accumulation"] = request.accumulation
+    if request.accumulation > 1:  # batch norm sees the parts: another recipe
+        schedule["accumulation"] = changes["schedule.accumulation"] = request.accumulation
     if request.compile:
-        recipe["compile"] = True
+        recipe["compile"] = changes["compile"] = True
     images, row = sources.pool_size(data, request.data_root), method + _suffix(changes)
     if request.limit and schedule["epochs"]:
         schedule["epochs"] = 1
