@@ -44,4 +44,4 @@ def test_one_step_trains_everything_and_evaluation_fills_the_row(task, places, m
     assert all(value is not None and 0 <= value <= 100 for value in record["metrics"].values())
     assert all(math.isfinite(value) for value in record["train_losses"].values())
     report = record["load_report"]
-    assert report["loaded"] == 120 and report["missing"] == report["unexpected"] == []
+    assert report["loaded"] == 120 and report["missing"]["count"] == report["unexpected"]["count"] == 0
