@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from detco.backbone import ResNetLevels, pooled
 from detco.memory_bank import MemoryBank
-from detco.distributed import rank_part, shuffled
+from detco.distributed import rank_part, shuffled, split_batch_norm, splits_here
 from detco.loss import info_nce
 from detco.method import Method
 from detco.momentum_encoder import MomentumEncoder
@@ -32,30 +32,39 @@ class MoCoV2(Method):
         arch: torchvision ResNet.
         global_view: fields of `detco.views.View`.
         dim, bank_size, temperature, momentum: 128, 65536, 0.2 and 0.999 (the paper's, section 2).
+        bn_splits: virtual ranks, as in `detco.detco.DetCo`.
     """
 
     def __init__(self, arch: str = "resnet50", global_view: dict | None = None, dim: int = 128,
-                 bank_size: int = 65536, temperature: float = 0.2, momentum: float = 0.999):
+                 bank_size: int = 65536, temperature: float = 0.2, momentum: float = 0.999, bn_splits: int = 8):
         super().__init__()
         view = View(**(global_view or {}))
         self.view_specs = {"global_q": view, "global_k": view}
-        self.temperature = temperature
+        self.temperature, self.bn_splits = temperature, bn_splits
         self.encoder = Encoder(arch, dim)
         self.momentum_encoder = MomentumEncoder(self.encoder, momentum)
         self.bank = MemoryBank(bank_size, dim)
-        self._pending: list[Tensor] = []  # keys of a step's parts
+        split_batch_norm(self, bn_splits)
+        self._parts: list[Tensor] = []  # keys [N, dim] of those of this rank's parts that have no loss yet
+
+    def begin_step(self, parts: list[dict[str, Tensor]]) -> None:
+        """Encode the keys of every part, so that parts are ranks to one another."""
+        splits = splits_here(self.bn_splits, len(parts))
+        split_batch_norm(self, splits)
+        [self._keys] = shuffled(self.momentum_encoder, [part["global_k"] for part in parts],
+                                self.generator("shuffle global_k", shared=True), splits)
+        self._parts = list(rank_part(self._keys).chunk(len(parts)))
 
     def loss(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
         """InfoNCE of the query view against its key and the bank."""
-        [keys] = shuffled(self.momentum_encoder, views["global_k"], self.generator("shuffle global_k", shared=True))
-        self._pending.append(keys)
+        if not self._parts:
+            self.begin_step([views])
         [query] = self.encoder(views["global_q"])
-        return {"loss": info_nce(query, rank_part(keys), self.bank.keys, self.temperature).mean()}
+        return {"loss": info_nce(query, self._parts.pop(0), self.bank.keys, self.temperature).mean()}
 
     def after_step(self) -> None:
         """Every rank's keys enter the bank, and the momentum encoder follows."""
-        self.bank.enqueue(torch.cat(self._pending))
-        self._pending = []
+        self.bank.enqueue(self._keys)
         self.momentum_encoder.update(self.encoder)
 
     def backbone(self) -> nn.Module:

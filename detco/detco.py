@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from detco.backbone import LEVELS, ResNetLevels, pooled
 from detco.errors import UserError
 from detco.memory_bank import MemoryBank
-from detco.distributed import gather, rank_part, shuffled
+from detco.distributed import gather, rank_part, shuffled, split_batch_norm, splits_here
 from detco.loss import info_nce
 from detco.method import Method
 from detco.momentum_encoder import MomentumEncoder
@@ -57,7 +57,12 @@ class DetCo(Method):
         terms: of "g2g", "l2l", "g2l", those that count (Table 12 ablates them).
         dim, bank_size, temperature, momentum: MoCo v2's 128, 65536, 0.2 and 0.999.
         permute: shuffle the order of an image's patches, as PIRL does; DetCo does not say that it does.
-        batch_norm: "shuffle" (keys under shuffled statistics) or "sync" (SyncBN, which the engine puts in).
+        batch_norm: "shuffle" (keys under shuffled statistics) or "sync" (SyncBN, which the engine puts in). Under "sync"
+            a query and its key share no statistics of a few images, but a batch still differs from the banks in its
+            own: the loss can tell positives from negatives by them.
+        bn_splits: virtual ranks under "shuffle": one process computes what so many would, several share them out (8: the
+            GPUs that DetCo and MoCo trained on). 1 leaves a lone process without a shuffle, and a query's statistics then
+            tell its key.
     Raises:
         UserError: a term that is none of the three, or a batch_norm that is neither.
     """
@@ -65,14 +70,15 @@ class DetCo(Method):
     def __init__(self, arch: str = "resnet50", global_view: dict | None = None, local_view: dict | None = None,
                  weights: tuple[float, ...] = (0.1, 0.4, 0.7, 1.0), terms: tuple[str, ...] = ("g2g", "l2l", "g2l"),
                  dim: int = 128, bank_size: int = 65536, temperature: float = 0.2, momentum: float = 0.999,
-                 permute: bool = False, batch_norm: str = "shuffle"):
+                 permute: bool = False, batch_norm: str = "shuffle", bn_splits: int = 8):
         super().__init__()
         if not terms or not set(terms) <= {"g2g", "l2l", "g2l"}:
             raise UserError(f"detco: terms {terms}: choose from g2g, l2l, g2l")
         if batch_norm not in ("shuffle", "sync"):
             raise UserError(f"detco: batch_norm '{batch_norm}': choose shuffle or sync")
         self.weights = {level: w for level, w in zip(LEVELS, weights, strict=True) if w}
-        self.terms, self.temperature, self.permute, self.batch_norm = terms, temperature, permute, batch_norm
+        self.terms, self.temperature, self.permute = terms, temperature, permute
+        self.batch_norm, self.bn_splits = batch_norm, bn_splits
         global_spec = View(**(global_view or {}))
         local_spec = View(**(local_view or dict(size=255, area=(0.6, 1.0), grid=3, patch=64)))
         local = set(terms) != {"g2g"}
@@ -86,25 +92,41 @@ class DetCo(Method):
             f"{kind}_{level}": MemoryBank(bank_size, dim)
             for kind in kinds if f"{kind}_k" in self.view_specs for level in self.weights
         })
-        self._pending: dict[str, list[list[Tensor]]] = {}  # view -> a step's parts -> levels
+        if batch_norm == "shuffle":
+            split_batch_norm(self, bn_splits)
+        self._keys: dict[str, list[Tensor]] = {}  # kind -> every rank's keys [R * N, D] a level
+        self._parts: list[dict[str, list[Tensor]]] = []  # those of this rank's parts that have no loss yet
 
-    def _encode_keys(self, name: str, view: Tensor) -> list[Tensor]:
-        """This rank's keys [N, D] a level; every rank's [R * N, D] wait for `after_step`."""
+    def views(self, batch: dict) -> dict[str, Tensor]:
+        views = super().views(batch)
+        for name in (name for name in views if self.permute and name.startswith("local")):
+            order = torch.rand(views[name].shape[:2], generator=self.generator(f"permute {name}")).argsort(1)
+            order = order[:, :, None, None, None].to(views[name].device, non_blocking=True)
+            views[name] = views[name].take_along_dim(order, 1)
+        return views
+
+    def begin_step(self, parts: list[dict[str, Tensor]]) -> None:
+        """Encode the keys of every part, so that parts are ranks to one another."""
+        splits = splits_here(self.bn_splits, len(parts)) if self.batch_norm == "shuffle" else 1
         if self.batch_norm == "shuffle":
-            everyone = shuffled(self.momentum_encoder, view, self.generator(f"shuffle {name}", shared=True))
-        else:
-            everyone = [gather(keys) for keys in self.momentum_encoder(view)]
-        self._pending.setdefault(name, []).append(everyone)
-        return [rank_part(keys) for keys in everyone]
+            split_batch_norm(self, splits)
+        self._keys = {}
+        for name in (name for name in ("global_k", "local_k") if name in parts[0]):
+            images = [part[name] for part in parts]
+            if self.batch_norm == "shuffle":
+                keys = shuffled(self.momentum_encoder, images, self.generator(f"shuffle {name}", shared=True), splits)
+            else:
+                keys = [gather(torch.cat(level)) for level in zip(*map(self.momentum_encoder, images))]
+            self._keys[name[:-2]] = keys
+        own = {kind: [rank_part(level).chunk(len(parts)) for level in keys] for kind, keys in self._keys.items()}
+        self._parts = [{kind: [level[i] for level in keys] for kind, keys in own.items()} for i in range(len(parts))]
 
     def loss(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weighted terms, "loss_c5_g2g" and so on: L = sum_s w_s (g2g + l2l + g2l) (section 3.2)."""
-        if self.permute:
-            for name in (name for name in views if name.startswith("local")):
-                order = torch.rand(views[name].shape[:2], generator=self.generator(f"permute {name}")).argsort(1)
-                order = order[:, :, None, None, None].to(views[name].device, non_blocking=True)
-                views[name] = views[name].take_along_dim(order, 1)
-        keys = {name[:-2]: self._encode_keys(name, views[name]) for name in ("global_k", "local_k") if name in views}
+        """The weighted terms, "loss_c5_g2g" and so on: L = sum_s w_s (g2g + l2l + g2l) (section 3.2). Of the parts that
+        `begin_step` was given in their order; without it, of a batch in one part."""
+        if not self._parts:
+            self.begin_step([views])
+        keys = self._parts.pop(0)
         queries = {name[:-2]: self.encoder(views[name]) for name in ("global_q", "local_q") if name in views}
         losses = {}
         for i, (level, weight) in enumerate(self.weights.items()):
@@ -126,10 +148,10 @@ class DetCo(Method):
         MoCo moves the momentum encoder at the start of the next step instead; the weights its keys are computed with
         are the same.
         """
-        for name, parts in self._pending.items():
-            for level, keys in zip(self.weights, zip(*parts)):
-                self.banks[f"{name[:-2]}_{level}"].enqueue(torch.cat(keys))
-        self._pending = {}
+        for kind, levels in self._keys.items():
+            for level, keys in zip(self.weights, levels):
+                self.banks[f"{kind}_{level}"].enqueue(keys)
+        self._keys = {}
         self.momentum_encoder.update(self.encoder)
 
     def backbone(self) -> nn.Module:

@@ -14,6 +14,7 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, LOOPS
 from mmengine.runner import IterBasedTrainLoop
+from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import DataLoader
 
@@ -107,14 +108,22 @@ class StreamLoop(IterBasedTrainLoop):
 
     def run_iter(self, data_batch):
         self.runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=data_batch)
-        outputs = []
-        method_of(self.runner).progress = self._iter / self._max_iters
-        for number, part in enumerate(parts_of(data_batch, self.accumulation)):
-            method_of(self.runner).seed_step(self.seed, self._iter, dist.get_rank() * self.accumulation + number)
-            outputs.append(self.runner.model.train_step(part, optim_wrapper=self.runner.optim_wrapper))
+        model, outputs = getattr(self.runner.model, "module", self.runner.model), []
+        model.method.progress = self._iter / self._max_iters
+        views = []
+        for number, part in enumerate(parts_of(model.data_preprocessor(data_batch, True), self.accumulation)):
+            self._seed(number)
+            views.append(model.views(**part))
+        model.begin_step(views)
+        for number in range(self.accumulation):
+            self._seed(number)
+            outputs.append(self.runner.model.train_step(views.pop(0), optim_wrapper=self.runner.optim_wrapper))
         means = {name: sum(output[name] for output in outputs) / len(outputs) for name in outputs[0]}
         self.runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=data_batch, outputs=means)
         self._iter += 1
+
+    def _seed(self, part: int) -> None:
+        method_of(self.runner).seed_step(self.seed, self._iter, dist.get_rank() * self.accumulation + part)
 
 
 def method_of(runner) -> Method:
@@ -137,12 +146,21 @@ class PretrainModel(BaseModel):
         self.amp = amp
         self._pool = [pool]  # in a list: the pool is no part of the state
 
-    def forward(self, index=None, images=None, labels=None, mode="loss"):
-        """index [N] into a pool in memory, or a batch of crops from the workers -> dict of scalars."""
-        batch = {"images": images, "labels": labels} if index is None else self._pool[0].batch(index)
-        views = self.method.views(batch)
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.amp and torch.cuda.is_available()):
+    def views(self, index=None, images=None, labels=None) -> dict[str, Tensor]:
+        """index [N] into a pool in memory, or a batch of crops from the workers -> the method's views."""
+        return self.method.views({"images": images, "labels": labels} if index is None else self._pool[0].batch(index))
+
+    def begin_step(self, parts: list[dict[str, Tensor]]) -> None:
+        with self._autocast():
+            self.method.begin_step(parts)
+
+    def forward(self, mode="loss", **views: Tensor) -> dict[str, Tensor]:
+        """Views -> dict of scalars."""
+        with self._autocast():
             return self.method.loss(views)
+
+    def _autocast(self):
+        return torch.autocast("cuda", torch.bfloat16, enabled=self.amp and torch.cuda.is_available())
 
 
 @HOOKS.register_module()

@@ -8,7 +8,7 @@ from detco.views import View
 
 
 class Method(nn.Module):
-    """A pretraining method. The engine calls `views`, `loss`, then the optimiser, then `after_step`.
+    """A pretraining method. The engine calls `views`, `begin_step`, `loss`, then the optimiser, then `after_step`.
 
     A subclass sets `view_specs` (name -> View) and its networks, and overrides `loss`, `backbone`, `after_step` where it
     keeps state, and `parameter_groups` where not every parameter is trained alike. One file and one config, whose `type`
@@ -53,6 +53,10 @@ class Method(nn.Module):
             crops = images[name] if isinstance(images, dict) else view.crop(images, generator)
             views[name] = view.finish(crops, generator)
         return views | ({"labels": batch["labels"]} if "labels" in batch else {})
+
+    def begin_step(self, parts: list[dict[str, Tensor]]) -> None:
+        """Called before a step's losses with the views of its batch; of each part, where the batch is accumulated from
+        several. For what concerns all parts, such as keys that are shuffled among them."""
 
     def loss(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
         """Scalars by name; those named "loss..." are summed and minimised, the others logged."""

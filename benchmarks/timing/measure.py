@@ -65,7 +65,8 @@ def method_and_views(name: str, settings: Settings):
 
     torch.manual_seed(0)
     recipe = config.load_method(name)
-    recipe["method"] |= dict(arch=settings.arch, bank_size=settings.bank)
+    # One split: what each of eight ranks computes, and the rivals do.
+    recipe["method"] |= dict(arch=settings.arch, bank_size=settings.bank, bn_splits=1)
     method = engine.build(recipe, 1).to(settings.device, memory_format=torch.channels_last)
     views = {}
     for view_name, view in method.view_specs.items():

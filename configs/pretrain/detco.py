@@ -12,6 +12,7 @@ method = dict(
     momentum=0.999,
     permute=False,
     batch_norm="shuffle",
+    bn_splits=8,  # virtual ranks, as many as the GPUs of the published runs; processes share them out
 )
 optimizer = dict(lr=0.03, momentum=0.9, weight_decay=1e-4)  # MoCo v2
 schedule = dict(epochs=200, batch=256, policy="cosine")  # MoCo v2

@@ -6,9 +6,13 @@ import pytest
 import torch
 from torch import distributed, multiprocessing, nn
 
+from baselines.moco_v2 import MoCoV2
 from detco import checkpoint, engine
 from detco.detco import DetCo
-from detco.distributed import SyncBatchNorm2d, rank_part, shuffled, synchronise_batch_norm
+from detco.distributed import (
+    SplitBatchNorm2d, SyncBatchNorm2d, rank_part, shuffled, split_batch_norm, splits_here, synchronise_batch_norm,
+)
+from detco.errors import UserError
 from detco.pool import MemoryPool
 from tests.detco.test_engine import make_config, stopped_in_step
 
@@ -80,6 +84,95 @@ def test_ranks_with_parts_of_a_batch_equal_one_rank_with_the_whole_under_sync_bn
             assert torch.equal(keys, results[0][1][name])
 
 
+def _virtual(parts, splits, rank, ranks):
+    """Two steps of both methods on this rank's share of 16 images, in so many parts of as many splits."""
+    found = {}
+    for name in ("detco", "moco"):
+        torch.manual_seed(0)
+        if name == "detco":
+            method = DetCo("resnet18", dict(size=32), dict(size=36, area=(0.6, 1.0), grid=3, patch=10), dim=8,
+                           bank_size=21, momentum=0.5, bn_splits=parts * splits * ranks)
+        else:
+            method = MoCoV2("resnet18", dict(size=32), dim=8, bank_size=21, momentum=0.5,
+                            bn_splits=parts * splits * ranks)
+        method.double()
+        shares = [{view: rank_part(images.double()).chunk(parts)[i] for view, images in _views(16).items()
+                   if name == "detco" or view.startswith("global")} for i in range(parts)]
+        optimizer, losses = torch.optim.SGD(method.encoder.parameters(), 0.05), []
+        for step in range(2):
+            method.seed_step(0, step, rank)
+            method.begin_step(shares)
+            assert {layer.splits for layer in method.modules() if isinstance(layer, SplitBatchNorm2d)} == {splits}
+            optimizer.zero_grad()
+            losses.append(torch.zeros(()))
+            for share in shares:
+                loss = sum(method.loss(share).values()) / (parts * ranks)
+                loss.backward()
+                losses[-1] += loss.detach()
+            for tensor in (losses[-1], *(p.grad for p in method.encoder.parameters())):
+                if ranks > 1:
+                    distributed.all_reduce(tensor)
+            optimizer.step()
+            method.after_step()
+        found[name] = torch.stack(losses), method.state_dict()
+    return found
+
+
+@pytest.fixture(scope="module")
+def eight_virtual_ranks():
+    return _virtual(1, 8, 0, 1)
+
+
+@pytest.mark.parametrize("ranks, parts, splits", [(8, 1, 1), (2, 1, 4), (1, 2, 4), (2, 2, 2)])
+def test_virtual_ranks_compute_what_real_ones_do(ranks, parts, splits, eight_virtual_ranks, tmp_path):
+    """Losses, weights, banks; keys in the momentum encoder's statistics too. Parts move running statistics one after
+    the other; without parts, those of virtual ranks are the mean of the real ones'."""
+    results = run_ranks(partial(_virtual, parts, splits), ranks, tmp_path)
+    for name, (losses, state) in eight_virtual_ranks.items():
+        for result in results:
+            torch.testing.assert_close(result[name][0], losses, rtol=1e-5, atol=1e-5)
+        for key, value in state.items():
+            mean = sum(result[name][1][key].double() for result in results) / ranks
+            if "running" in key and parts > 1:
+                continue
+            if "num_batches_tracked" not in key:
+                torch.testing.assert_close(mean, value.double(), rtol=1e-4, atol=1e-4, msg=lambda m: f"{name} {key}: {m}")
+                assert "running" in key or all(torch.equal(r[name][1][key], results[0][name][1][key]) for r in results)
+
+
+def test_splits_are_normalised_by_themselves_and_shuffled_keys_by_others():
+    """A query's statistics are its split's; its key's come from images drawn from the whole batch."""
+    layer = nn.BatchNorm2d(3)
+    split_batch_norm(layer, 4)
+    x = torch.randn(8, 3, 5, 5) + torch.arange(8.0).view(-1, 1, 1, 1)
+    expected = [nn.functional.batch_norm(part, None, None, training=True) for part in x.split(2)]
+    torch.testing.assert_close(layer(x), torch.cat(expected))
+    means = torch.stack([part.mean((0, 2, 3)) for part in x.split(2)])
+    torch.testing.assert_close(layer.running_mean, 0.1 * means.mean(0))
+    seen = []
+    [keys] = shuffled(lambda images: [seen.append(images) or images * 10], list(torch.arange(8.0)[:, None].split(4)),
+                      torch.Generator().manual_seed(5), 2)
+    assert torch.equal(keys, torch.arange(8.0)[:, None] * 10)
+    assert not torch.equal(torch.cat(seen), torch.arange(8.0)[:, None])
+
+
+@pytest.mark.parametrize("splits, images, line", [
+    (3, 8, "bn_splits: 3 splits of 8 images"), (8, 8, "bn_splits: 8 splits of 8 images")])
+def test_splits_that_do_not_divide_a_batch_are_one_line(splits, images, line):
+    method = MoCoV2("resnet18", dict(size=32), dim=8, bank_size=8, bn_splits=splits)
+    with pytest.raises(UserError, match=line):
+        method.loss({f"global_{k}": torch.zeros(images, 3, 32, 32) for k in "qk"})
+
+
+def test_a_network_without_batch_norm_and_ranks_that_do_not_share_splits_out_are_one_line(monkeypatch):
+    with pytest.raises(UserError, match="bn_splits 8: the network has no batch norm to split; give 1"):
+        split_batch_norm(nn.Sequential(nn.Conv2d(3, 3, 1), nn.GroupNorm(1, 3)), 8)
+    monkeypatch.setattr("detco.distributed.dist.get_world_size", lambda: 3)
+    with pytest.raises(UserError, match="bn_splits 8 do not divide among 3 processes and 2 parts of each"):
+        splits_here(8, 2)
+    assert (splits_here(12, 2), splits_here(12, 1), splits_here(1, 4), splits_here(4, 4)) == (2, 4, 1, 1)
+
+
 def _pool(rank):
     """Twenty images of two classes, on a process that believes torchrun started it."""
     os.environ["LOCAL_RANK"] = str(rank)
@@ -93,7 +186,7 @@ def _pretrain(folder, rank, ranks):
     pool = _pool(rank)
     built, build = [], engine.build
     engine.build = lambda *args: built.append(build(*args)) or built[-1]
-    settings = make_config("detco")
+    settings = make_config("detco", **{"method.bn_splits": 1})
     engine.pretrain(settings, pool, folder / "whole")
     with stopped_in_step(5):
         engine.pretrain(settings, pool, folder / "parts")
@@ -156,7 +249,7 @@ def _shuffle(rank, ranks):
     images = torch.arange(4.0)[:, None] + 4 * rank
     seen = []
     generator = torch.Generator().manual_seed(5)
-    [keys] = shuffled(lambda x: [seen.append(x.clone()) or x * 10], images, generator)
+    [keys] = shuffled(lambda x: [seen.append(x.clone()) or x * 10], [images], generator)
     return keys, seen[0]
 
 
@@ -173,7 +266,7 @@ def test_shuffled_keys_come_back_in_order_though_batches_were_mixed(ranks, tmp_p
 def test_one_rank_shuffles_nothing_and_draws_nothing():
     generator = torch.Generator().manual_seed(5)
     state = generator.get_state()
-    [keys] = shuffled(lambda x: [x], torch.arange(4.0), generator)
+    [keys] = shuffled(lambda x: [x], [torch.arange(4.0)], generator)
     assert torch.equal(keys, torch.arange(4.0)) and torch.equal(state, generator.get_state())
 
 
@@ -196,6 +289,31 @@ def test_sync_batch_norm_is_batch_norm_over_the_whole_batch(tmp_path):
     out = layer(x)
     (out * weight).sum().backward()
     results = run_ranks(_sync_bn, RANKS, tmp_path)
+    for i, expected in enumerate((out.detach(), x.grad)):
+        torch.testing.assert_close(torch.cat([r[i] for r in results]), expected, rtol=1e-4, atol=1e-5)
+    for result in results:
+        torch.testing.assert_close(result[2], layer.running_mean)
+        torch.testing.assert_close(result[3], layer.running_var)
+
+
+def _uneven_sync_bn(rank, ranks):
+    torch.manual_seed(0)
+    x = (torch.randn(6, 3, 4, 4) * 3 + 1).split([2, 4])[rank].clone().requires_grad_()
+    weight = torch.randn(6, 3, 4, 4).split([2, 4])[rank]
+    layer = SyncBatchNorm2d(3)
+    out = layer(x)
+    (out * weight).sum().backward()
+    return out.detach(), x.grad, layer.running_mean, layer.running_var
+
+
+def test_sync_batch_norm_of_uneven_shares_is_batch_norm_over_the_whole_batch(tmp_path):
+    torch.manual_seed(0)
+    x = (torch.randn(6, 3, 4, 4) * 3 + 1).requires_grad_()
+    weight = torch.randn(6, 3, 4, 4)
+    layer = nn.BatchNorm2d(3)
+    out = layer(x)
+    (out * weight).sum().backward()
+    results = run_ranks(_uneven_sync_bn, 2, tmp_path)
     for i, expected in enumerate((out.detach(), x.grad)):
         torch.testing.assert_close(torch.cat([r[i] for r in results]), expected, rtol=1e-4, atol=1e-5)
     for result in results:

@@ -24,8 +24,8 @@ SMALL = {"method.arch": "resnet18", "schedule.epochs": 2, "schedule.batch": 6}
 VIEW = dict(size=32, area=(0.2, 1.0), blur_sigma=(0.1, 0.5))
 CHANGES = {
     "detco": SMALL | {"method.global_view": VIEW, "method.bank_size": 25, "method.dim": 8, "method.local_view":
-                      dict(size=36, area=(0.6, 1.0), grid=3, patch=10, blur_sigma=(0.1, 0.5))},
-    "moco_v2": SMALL | {"method.global_view": VIEW, "method.bank_size": 25},
+                      dict(size=36, area=(0.6, 1.0), grid=3, patch=10, blur_sigma=(0.1, 0.5)), "method.bn_splits": 3},
+    "moco_v2": SMALL | {"method.global_view": VIEW, "method.bank_size": 25, "method.bn_splits": 3},
     "supervised": SMALL | {"method.global_view": VIEW},
     "random_init": {"method.arch": "resnet18"},
 }
@@ -288,7 +288,7 @@ def test_a_batch_in_parts_takes_one_step_and_draws_as_ranks_do(pool, built, tmp_
     draws, seed_step = [], engine.Method.seed_step
     monkeypatch.setattr(engine.Method, "seed_step", lambda self, *key: draws.append(key) or seed_step(self, *key))
     engine.pretrain(settings, pool, tmp_path)
-    assert len(taken) == 1 and draws[1:] == [(0, 0, part) for part in range(3)]
+    assert len(taken) == 1 and draws[1:] == 2 * [(0, 0, part) for part in range(3)]  # its views, then its loss
     assert int(built[0].bank.pointer) == 6
     settings["schedule"]["accumulation"] = 4
     with pytest.raises(ValueError, match="a batch of 6 does not divide among 1 processes and 4 parts of each"):

@@ -20,7 +20,7 @@ SETTINGS = measure.Settings(torch.device("cpu"), "resnet18", 2, 256, 2, False, N
 @pytest.fixture
 def method():
     torch.manual_seed(0)
-    return DetCo("resnet18", GLOBAL, LOCAL, bank_size=20, dim=16, momentum=0.9)
+    return DetCo("resnet18", GLOBAL, LOCAL, bank_size=20, dim=16, momentum=0.9, bn_splits=1)
 
 
 def batches(method, steps=3):
@@ -48,7 +48,7 @@ def test_lightlys_moco_v2_contrasts_as_ours():
     """With the same weights and the same bank, the first step's loss is the same."""
     pytest.importorskip("lightly")
     torch.manual_seed(0)
-    ours = MoCoV2("resnet18", GLOBAL, bank_size=64)
+    ours = MoCoV2("resnet18", GLOBAL, bank_size=64, bn_splits=1)
     theirs = rivals.LightlyMoCoV2("resnet18", 64, ours.temperature, ours.momentum_encoder.momentum)
     [views] = batches(ours, 1)
     with torch.no_grad():
