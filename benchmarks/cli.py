@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--stride", choices=("pytorch", "caffe"), help="for --checkpoint, where the file does not say")
     what.add_argument("--set", dest="changes", action="append", metavar="KEY=VALUE",
                       help="change a field of the pretraining (pretrain.optimizer.lr=0.06) or of the tasks "
-                           "(task.train_cfg.rcnn.sampler.num=256); repeatable; recorded, and the row mixes with no other")
+                           "(task.train_cfg.rcnn.sampler.num=256); repeatable; recorded, and the row mixes with none")
     what.add_argument("--compare", metavar="M", help="print differences to this method, paired by seeds")
     where = p.add_argument_group("where")
     where.add_argument("--data-root", type=Path, metavar="DIR", help="default: data")

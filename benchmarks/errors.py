@@ -51,7 +51,7 @@ def _status_of(job: Callable[[], int], folder: Path) -> int:
         return STOPPED
     except USER_ERRORS as error:
         return _refuse(str(error))
-    except Exception as error:  # noqa: BLE001 - users see one line, developers the file
+    except Exception as error:  # users see one line, developers the file
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
             return _refuse(FULL)
         if isinstance(error, NOT_THERE):

@@ -2,6 +2,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def execute(plan: Plan) -> int:
         for checkpoint in ready:
             _log(f"{checkpoint.row}: {checkpoint.path}")
     for step in plan.transfers:
-        data = first_on_main(lambda: data_for(step, plan.data, plan.folders.data_root))
+        data = first_on_main(partial(data_for, step, plan.data, plan.folders.data_root))
         schedule = step.protocol.schedule
         _log(f"task {step.protocol.task}" + f", schedule {schedule}" * bool(schedule))
         records = [_row(plan, step, data, checkpoint, seed) for checkpoint in ready for seed in plan.seeds]
@@ -120,7 +121,8 @@ def data_for(step: Transfer, scale: str, data_root: Path) -> CocoData | Pools:
     if step.source == "imagenet":
         data = Pools(load_pool(scale, data_root), load_pool(scale, data_root, "val"))
         if list(data.train.classes) != list(data.val.classes):
-            raise DataError(f"scale {scale}: the validation images have other classes than the pool; prepare both again")
+            raise DataError(f"scale {scale}: the validation images have other classes than the pool; prepare both "
+                            "again")
     else:
         data = sources.coco_for(scale, step.source, data_root)
         if protocol.kind != "detector":
@@ -129,8 +131,8 @@ def data_for(step: Transfer, scale: str, data_root: Path) -> CocoData | Pools:
             data = Pools(labelled(data.train_annotations, data.train_images),
                          labelled(data.val_annotations, data.val_images))
     if list(data.classes) != protocol.config["classes"]:
-        raise DataError(f"{protocol.task}: the data's categories are no longer those that the run was planned with; run "
-                        "it again")
+        raise DataError(f"{protocol.task}: the data's categories are no longer those that the run was planned with; "
+                        "run it again")
     return data
 
 

@@ -230,7 +230,8 @@ def _check_installed(request: Request) -> None:
     for wanted, package in ((request.tensorboard, "tensorboard"), (request.executor == "ray", "ray")):
         if wanted and importlib.util.find_spec(package) is None:
             raise UserError(f'{package} is not installed: pip install -e ".[{package}]"')
-    if request.compile and not any(map(shutil.which, filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++")))):
+    compilers = filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++"))
+    if request.compile and not any(map(shutil.which, compilers)):
         raise UserError("--compile: no C++ compiler found (c++, g++, clang++, or what CXX names): install one, or leave "
                         "--compile out")
 
@@ -288,8 +289,8 @@ def _foreign(request: Request, scale: str, arch: str) -> Foreign:
         raise checkpoints.CheckpointError(f"checkpoint {foreign.path}: a {loaded.metadata['arch']}; scale {scale} runs "
                                           f"{arch}")
     if bad := [name for name, value in loaded.state.items() if not value.isfinite().all()]:
-        raise checkpoints.CheckpointError(f"checkpoint {foreign.path}: {several(bad, 'tensor')} not finite; its training "
-                                          "diverged, take an earlier one")
+        raise checkpoints.CheckpointError(f"checkpoint {foreign.path}: {several(bad, 'tensor')} not finite; its "
+                                          "training diverged, take an earlier one")
     return foreign
 
 

@@ -15,9 +15,9 @@ import torchvision
 from benchmarks import plan as plans
 from benchmarks import run
 from benchmarks.cli import request_of
+from benchmarks.data.coco import DataError
 from benchmarks.describe import describe
 from benchmarks.recipe import scale_names
-from benchmarks.data.coco import DataError
 from detco.runner import DivergedError
 from leaderboard import record as record_room
 from leaderboard.errors import RecordError
