@@ -232,8 +232,8 @@ def _check_installed(request: Request) -> None:
             raise UserError(f'{package} is not installed: pip install -e ".[{package}]"')
     compilers = filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++"))
     if request.compile and not any(map(shutil.which, compilers)):
-        raise UserError("--compile: no C++ compiler found (c++, g++, clang++, or what CXX names): install one, or leave "
-                        "--compile out")
+        raise UserError("--compile: no C++ compiler found (c++, g++, clang++, or what CXX names): install one, or "
+                        "leave --compile out")
 
 
 def _changes(words: Sequence[str]) -> dict[str, dict[str, Any]]:

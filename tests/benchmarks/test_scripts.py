@@ -37,8 +37,8 @@ def test_nine_protocols_in_order_on_every_gpu(call):
     assert len(calls) == 9
     for (task, schedule), line in zip(ORDER, calls):
         assert line.startswith("python -m torch.distributed.run --standalone --nproc_per_node 4 ")
-        assert (f"-m benchmarks.run --scale paper --checkpoint mine.pth --name mine --task {task} --schedule {schedule} "
-                "--work-dir work --limit 3") in line
+        assert (f"-m benchmarks.run --scale paper --checkpoint mine.pth --name mine --task {task} "
+                f"--schedule {schedule} --work-dir work --limit 3") in line
 
 
 def test_under_slurm_srun_starts_a_process_a_gpu(call):
