@@ -23,7 +23,7 @@ def installed():
 
 @pytest.fixture(scope="module")
 def fork(tmp_path_factory):
-    """The python of an environment where the fork shadows mmdet and mmengine; the rest, torch too, is the outer one's."""
+    """The python of an environment where the fork shadows mmdet and mmengine; the rest, torch too, is the outer's."""
     before, home = installed(), tmp_path_factory.mktemp("fork")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True)
     python = home / "bin" / "python"
