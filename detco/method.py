@@ -1,5 +1,6 @@
 """The seam between methods and the engine: what a pretraining method is."""
 import hashlib
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +72,10 @@ class Method(nn.Module):
 
     def after_step(self) -> None:
         """Called after each optimiser step."""
+
+    def finish(self, batches: Iterator[dict[str, Tensor]]) -> None:
+        """Called once the last step is taken, before the backbone is saved, with views of further batches, without end: for
+        what is estimated under the final weights."""
 
     def backbone(self) -> nn.Module:
         """The network whose weights are transferred, with torchvision's ResNet names."""

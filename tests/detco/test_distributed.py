@@ -8,10 +8,9 @@ from torch import distributed, multiprocessing, nn
 
 from baselines.moco_v2 import MoCoV2
 from detco import checkpoint, engine
+from detco.batch_norm import SplitBatchNorm2d, SyncBatchNorm2d, split_batch_norm, synchronise_batch_norm
 from detco.detco import DetCo
-from detco.distributed import (
-    SplitBatchNorm2d, SyncBatchNorm2d, rank_part, shuffled, split_batch_norm, splits_here, synchronise_batch_norm,
-)
+from detco.distributed import rank_part, shuffled, splits_here
 from detco.errors import UserError
 from detco.pool import MemoryPool
 from tests.detco.test_engine import make_config, stopped_in_step
@@ -85,7 +84,7 @@ def test_ranks_with_parts_of_a_batch_equal_one_rank_with_the_whole_under_sync_bn
 
 
 def _virtual(parts, splits, rank, ranks):
-    """Two steps of both methods on this rank's share of 16 images, in so many parts of as many splits."""
+    """Two steps of both methods on this rank's share of 24 images, in so many parts of as many splits."""
     found = {}
     for name in ("detco", "moco"):
         torch.manual_seed(0)
@@ -96,9 +95,9 @@ def _virtual(parts, splits, rank, ranks):
             method = MoCoV2("resnet18", dict(size=32), dim=8, bank_size=21, momentum=0.5,
                             bn_splits=parts * splits * ranks)
         method.double()
-        shares = [{view: rank_part(images.double()).chunk(parts)[i] for view, images in _views(16).items()
+        shares = [{view: rank_part(images.double()).chunk(parts)[i] for view, images in _views(24).items()
                    if name == "detco" or view.startswith("global")} for i in range(parts)]
-        optimizer, losses = torch.optim.SGD(method.encoder.parameters(), 0.05), []
+        optimizer, losses = torch.optim.SGD(method.encoder.parameters(), 0.005), []
         for step in range(2):
             method.seed_step(0, step, rank)
             method.begin_step(shares)
