@@ -64,9 +64,16 @@ class Request:
     retries: int = 2
 
 
+class _Parser(argparse.ArgumentParser):
+    """Refuses in one line."""
+
+    def error(self, message: str):
+        self.exit(2, f"error: {message}; --help shows the options\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line; its defaults are those of `Request`."""
-    p = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = _Parser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = p.add_argument_group("what to run")
     what.add_argument("--method", dest="methods", nargs="+", metavar="M",
                       help=f"{', '.join(config.names('pretrain'))}, or all")
@@ -88,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--stride", choices=("pytorch", "caffe"), help="for --checkpoint, where the file does not say")
     what.add_argument("--set", dest="changes", action="append", metavar="KEY=VALUE",
                       help="change a field of the pretraining (pretrain.optimizer.lr=0.06) or of the tasks "
-                           "(task.train_cfg.rcnn.sampler.num=256); repeatable; recorded, and the row mixes with no other")
+                           "(task.train_cfg.rcnn.sampler.num=256); repeatable; recorded, and the row mixes with none")
     what.add_argument("--compare", metavar="M", help="print differences to this method, paired by seeds")
     where = p.add_argument_group("where")
     where.add_argument("--data-root", type=Path, metavar="DIR", help="default: data")

@@ -67,7 +67,7 @@ def environment() -> dict:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
     commit = changed = None
-    if _git("rev-parse", "--show-toplevel") == str(ROOT):  # installed elsewhere, another project's checkout may be above
+    if _git("rev-parse", "--show-toplevel") == str(ROOT):  # else another project's checkout may lie above
         commit = _git("rev-parse", "HEAD")
         # Results and the pages made of them change with every run; dirty means the code.
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!/leaderboard/results",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from detco.console import STOP, stop
 from detco.errors import UserError
-from leaderboard.record import RecordError
+from leaderboard.errors import RecordError
 
 # torch's C++ warnings: each process would be told of DistributedDataParallel's search for unused parameters, which is
 # meant (detco.runner). torch reads this when it is first imported.
@@ -51,7 +51,7 @@ def _status_of(job: Callable[[], int], folder: Path) -> int:
         return STOPPED
     except USER_ERRORS as error:
         return _refuse(str(error))
-    except Exception as error:  # noqa: BLE001 - users see one line, developers the file
+    except Exception as error:  # users see one line, developers the file
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
             return _refuse(FULL)
         if isinstance(error, NOT_THERE):

@@ -2,6 +2,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ from mmengine import dist
 
 from benchmarks.data import coco, sources
 from benchmarks.data.coco import CocoData, DataError
+from benchmarks.job import Job
 from benchmarks.plan import Foreign, Options, Plan, Pretraining, Transfer
-from benchmarks.transfer import Job, transfer
+from benchmarks.task import without_prose
+from benchmarks.transfer import transfer
 from detco import checkpoint as checkpoints
 from detco import engine
 from detco.checkpoint import Checkpoint
@@ -52,7 +55,7 @@ def execute(plan: Plan) -> int:
         for checkpoint in ready:
             _log(f"{checkpoint.row}: {checkpoint.path}")
     for step in plan.transfers:
-        data = first_on_main(lambda: data_for(step, plan.data, plan.folders.data_root))
+        data = first_on_main(partial(data_for, step, plan.data, plan.folders.data_root))
         schedule = step.protocol.schedule
         _log(f"task {step.protocol.task}" + f", schedule {schedule}" * bool(schedule))
         records = [_row(plan, step, data, checkpoint, seed) for checkpoint in ready for seed in plan.seeds]
@@ -107,6 +110,10 @@ class Pools:
     def fingerprint(self) -> str:
         return digest([self.train.fingerprint, self.val.fingerprint])
 
+    @property
+    def counts(self) -> dict[str, int]:
+        return dict(train=len(self.train.images), val=len(self.val.images))
+
 
 def data_for(step: Transfer, scale: str, data_root: Path) -> CocoData | Pools:
     """What a task learns from and is tested on, of a scale's data, checked. Raises DataError."""
@@ -114,7 +121,8 @@ def data_for(step: Transfer, scale: str, data_root: Path) -> CocoData | Pools:
     if step.source == "imagenet":
         data = Pools(load_pool(scale, data_root), load_pool(scale, data_root, "val"))
         if list(data.train.classes) != list(data.val.classes):
-            raise DataError(f"scale {scale}: the validation images have other classes than the pool; prepare both again")
+            raise DataError(f"scale {scale}: the validation images have other classes than the pool; prepare both "
+                            "again")
     else:
         data = sources.coco_for(scale, step.source, data_root)
         if protocol.kind != "detector":
@@ -123,8 +131,8 @@ def data_for(step: Transfer, scale: str, data_root: Path) -> CocoData | Pools:
             data = Pools(labelled(data.train_annotations, data.train_images),
                          labelled(data.val_annotations, data.val_images))
     if list(data.classes) != protocol.config["classes"]:
-        raise DataError(f"{protocol.task}: the data's categories are no longer those that the run was planned with; run "
-                        "it again")
+        raise DataError(f"{protocol.task}: the data's categories are no longer those that the run was planned with; "
+                        "run it again")
     return data
 
 
@@ -177,7 +185,8 @@ def _row(plan: Plan, step: Transfer, data: CocoData | Pools, ready: Ready, seed:
             ready.checkpoint, ready.identity, folder, resume=options.resume and not options.force, load=options.load,
             limit=options.limit, workers=_workers(options.workers), max_per_process=options.max_per_process))
     if options.filed and dist.is_main_process():
-        _log(record.file(plan.folders.results, result, options.replace))
+        outcome = record.file(plan.folders.results, result, without_prose(protocol.config), options.replace)
+        _log(f"{ready.row}, {protocol.task}, {seeds}: {outcome.line}")
     return result
 
 

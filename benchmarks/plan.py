@@ -11,16 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.recipe import load_scale, resolve_recipe
-
 from benchmarks.cli import Request, change_of
 from benchmarks.data import sources
 from benchmarks.estimates import KEPT, detector_bytes, state_bytes
 from benchmarks.protocol import Protocol, protocol_of
+from benchmarks.recipe import load_scale, resolve_recipe
 from benchmarks.task import defined_at, load_task, overrides_at, source_of, task_names
 from detco import config
 from detco.errors import UserError, nearest, several
-from leaderboard.record import NAME, read_all
+from leaderboard.record import read_all, required_of_name
 
 SEEDS = 2**32  # numpy's bound
 
@@ -212,13 +211,12 @@ def _default_scale(data_root: Path) -> tuple[str, str]:
 def _check_row_names(request: Request, methods: list[str]) -> None:
     if request.checkpoint and methods:
         raise UserError("--checkpoint is a row of its own: leave --method out, or run it separately")
-    if request.checkpoint and not request.name:
+    if request.checkpoint and request.name is None:
         raise UserError("--checkpoint needs --name, the name of its row")
     if request.name and not request.checkpoint:
         raise UserError("--name names the row of --checkpoint FILE; a method's row has the method's name")
-    if request.name and not NAME.fullmatch(request.name):
-        raise UserError(f"--name {request.name!r}: use letters, digits and _ . + % - only, beginning with a letter or "
-                        "digit")
+    if request.name is not None and (rule := required_of_name(request.name)):
+        raise UserError(f"--name {request.name!r}: give {rule}")
     if request.name in config.names("pretrain"):
         raise UserError(f"--name {request.name}: a method of this suite has that name; choose another")
     if not methods and not request.checkpoint:
@@ -232,9 +230,10 @@ def _check_installed(request: Request) -> None:
     for wanted, package in ((request.tensorboard, "tensorboard"), (request.executor == "ray", "ray")):
         if wanted and importlib.util.find_spec(package) is None:
             raise UserError(f'{package} is not installed: pip install -e ".[{package}]"')
-    if request.compile and not any(map(shutil.which, filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++")))):
-        raise UserError("--compile: no C++ compiler found (c++, g++, clang++, or what CXX names): install one, or leave "
-                        "--compile out")
+    compilers = filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++"))
+    if request.compile and not any(map(shutil.which, compilers)):
+        raise UserError("--compile: no C++ compiler found (c++, g++, clang++, or what CXX names): install one, or "
+                        "leave --compile out")
 
 
 def _changes(words: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -263,10 +262,13 @@ def _pretraining(request: Request, method: str, seed: int, data: str, scale_conf
     changes = _placed(changes, resolve_recipe(method, scale_config), "method")
     recipe = resolve_recipe(method, scale_config, changes)
     schedule = recipe["schedule"]
-    if request.accumulation > 1:
-        schedule["accumulation"] = request.accumulation
+    if recipe["method"]["arch"] != scale_config["arch"]:
+        raise UserError(f"{method}: a {recipe['method']['arch']}; the {scale_config['name']} scale's tasks run "
+                        f"{scale_config['arch']}")
+    if request.accumulation > 1:  # batch norm sees the parts: another recipe
+        schedule["accumulation"] = changes["schedule.accumulation"] = request.accumulation
     if request.compile:
-        recipe["compile"] = True
+        recipe["compile"] = changes["compile"] = True
     images, row = sources.pool_size(data, request.data_root), method + _suffix(changes)
     if request.limit and schedule["epochs"]:
         schedule["epochs"] = 1
@@ -287,8 +289,8 @@ def _foreign(request: Request, scale: str, arch: str) -> Foreign:
         raise checkpoints.CheckpointError(f"checkpoint {foreign.path}: a {loaded.metadata['arch']}; scale {scale} runs "
                                           f"{arch}")
     if bad := [name for name, value in loaded.state.items() if not value.isfinite().all()]:
-        raise checkpoints.CheckpointError(f"checkpoint {foreign.path}: {several(bad, 'tensor')} not finite; its training "
-                                          "diverged, take an earlier one")
+        raise checkpoints.CheckpointError(f"checkpoint {foreign.path}: {several(bad, 'tensor')} not finite; its "
+                                          "training diverged, take an earlier one")
     return foreign
 
 

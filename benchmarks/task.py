@@ -1,35 +1,63 @@
 """Transfer tasks as data: read configs/tasks/NAME.py, override it, fill in what depends on the backbone."""
-import re
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.data.sources import SOURCES
 from detco import config
 from detco.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from mmengine.config import ConfigDict
 
-TASKS = config.CONFIGS / "tasks"
 UNBOUNDED = 10**6  # pixels; no photo's side
-PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 def task_names() -> list[str]:
     """The tasks there are, by file name."""
-    return sorted(path.stem for path in TASKS.glob("*.py") if path.stem != "__init__")
+    return config.names("tasks")
 
 
 def load_task(name: str) -> "ConfigDict":
-    """The task file as written, placeholders included. Raises UserError with the nearest names otherwise."""
+    """The task file as written, placeholders included, without its `scales`. Raises UserError with the nearest names
+    otherwise."""
     from mmengine.config import ConfigDict  # late: `--list` must answer without importing torch
 
-    if name not in task_names():
-        raise UserError(nearest("task", name, task_names()))
-    return ConfigDict(config.load(TASKS / f"{name}.py"))
+    written = config.load_named("tasks", name)
+    written.pop("scales", None)
+    return ConfigDict(written)
 
 
 def source_of(task_cfg: dict) -> str:
-    """What data a task learns from (`benchmarks.data.sources.SOURCES`, or "imagenet"); tasks that name none take COCO."""
+    """What data a task learns from (`benchmarks.data.sources.SOURCES`, or "imagenet"); COCO where it names none."""
     return task_cfg["data"].get("source", "coco")
+
+
+def defined_at(name: str, scale: dict) -> bool:
+    """Whether a scale (`benchmarks.recipe.load_scale`) has the data that a task learns from."""
+    source = source_of(load_task(name))
+    return source == "imagenet" or source in SOURCES[scale["data"]]
+
+
+def overrides_at(name: str, scale: dict, changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a scale changes in a task, dotted: what fits of the scale's rules, then the task's own `scales`, then
+    `changes`, which a user asks for.
+
+    Args:
+        scale: `benchmarks.recipe.load_scale`'s.
+        changes: dotted, held against the task at this scale (`detco.config.checked`).
+    Raises:
+        UserError: unknown task, one whose data the scale has not, a change that does not fit, or one of what the task
+            is called, reports or cites.
+    """
+    written = config.load_named("tasks", name)
+    if not defined_at(name, scale):
+        raise UserError(f"task {name}: the {scale['name']} scale has no {source_of(written)} data; "
+                        "leave this task out, or run it at another scale")
+    overrides = config.changes_at(written, scale["tasks"], scale["name"])
+    written.pop("scales", None)
+    for key in changes or {}:
+        if key.partition(".")[0] == "task":
+            raise UserError(f"{key}: a task's name, version and metrics are fixed; write a task of your own")
+    return overrides | config.checked(config.override(written, overrides), changes or {})
 
 
 def resolve(task_cfg: dict, arch: str, num_classes: int, overrides: dict[str, Any] | None = None) -> "ConfigDict":
@@ -68,8 +96,19 @@ def _fill(node: Any, values: dict[str, Any]) -> Any:
         return {key: _fill(value, values) for key, value in node.items()}
     if isinstance(node, (list, tuple)):
         return type(node)(_fill(value, values) for value in node)
-    if isinstance(node, str) and (match := PLACEHOLDER.fullmatch(node)):
+    if isinstance(node, str) and (match := config.PLACEHOLDER.fullmatch(node)):
         if match[1] not in values:
             raise UserError(f"unknown placeholder '{node}' in the task: known are {', '.join(values)}")
         return values[match[1]]
     return node
+
+
+def without_prose(resolved: dict) -> dict:
+    """A resolved task config as it is hashed and stored: without `task.source`, the citation."""
+    return resolved | {"task": {key: value for key, value in resolved["task"].items() if key != "source"}}
+
+
+def protocol_digest(resolved: dict) -> str:
+    """A protocol's fingerprint: sha256 of the resolved task config without prose, so that a full stop taken out of a
+    citation changes no protocol."""
+    return config.digest(without_prose(resolved))

@@ -2,58 +2,19 @@
 import json
 import shutil
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
 from benchmarks.environment import PeakMemory, device_name, environment
-from benchmarks.protocol import Protocol
-from detco.checkpoint import Checkpoint, CheckpointError
+from benchmarks.job import Job
+from detco.checkpoint import CheckpointError
 from detco.files import replacing
-from leaderboard.record import SCHEMA
+from leaderboard.record import SCHEMA, brief_report
 
 # What measures a task's rows, by `task.kind`: a function from a Job to the record's fields that say what came out
 # (metrics, per_class, load_report, train_losses, detections, cost). A kind of one's own is named "module:function".
 KINDS = {"detector": "benchmarks.detection.runner:measure", "linear": "benchmarks.image_level.probes:linear",
          "knn": "benchmarks.image_level.probes:knn", "svm": "benchmarks.image_level.probes:svm"}
-
-
-@dataclass(frozen=True)
-class Job:
-    """One row to measure.
-
-    Attributes:
-        data: of the task's kind, with `classes` and `fingerprint`.
-        source: what the data is (`benchmarks.data.sources`).
-        changes: what --set changed in the task; recorded.
-        name: the row's name.
-        seed: of the heads, the order of images and the augmentation.
-        pretrain_seed: of the checkpoint; None where nobody knows.
-        identity: the checkpoint's, of its weights and recipe.
-        resume: go on where an interrupted run stopped.
-        load: False leaves the backbone's weights as initialised: the alarm that shows loading matters.
-        limit: the run was shortened (by `--limit`); recorded, and such a record enters no leaderboard.
-        workers: loader processes.
-        max_per_process: images a process takes through a detector at once, at most; None for its whole share.
-    """
-
-    protocol: Protocol
-    data: Any
-    source: str
-    changes: dict[str, Any]
-    name: str
-    seed: int
-    pretrain_seed: int | None
-    checkpoint_path: Path
-    checkpoint: Checkpoint
-    identity: str
-    work_dir: Path
-    resume: bool = True
-    load: bool = True
-    limit: int | None = None
-    workers: int = 0
-    max_per_process: int | None = None
 
 
 def transfer(job: Job) -> dict:
@@ -76,18 +37,19 @@ def transfer(job: Job) -> dict:
     measured = resolve_name(KINDS.get(protocol.kind, protocol.kind))(job)
     cost = measured.pop("cost")
     earlier = cost.pop("earlier_seconds", 0.0)
+    measured["load_report"] = brief_report(measured["load_report"])
     recipe = dict(hash=metadata["recipe"], config=metadata.pop("recipe_config"), pool=metadata["pool"])
     record = dict(deterministic=False) | measured | dict(
         schema=SCHEMA, task=protocol.task, task_version=protocol.version,
         main_metric=protocol.config["task"]["main_metric"], scale=protocol.scale, schedule=protocol.schedule,
         arch=metadata["arch"], method=job.name, seed=job.seed, pretrain_seed=job.pretrain_seed,
         protocol_fingerprint=protocol.fingerprint, data_fingerprint=job.data.fingerprint,
-        data=dict(source=job.source), changes=job.changes, recipe=recipe,
+        data=dict(source=job.source, images=job.images), changes=job.changes, recipe=recipe,
         checkpoint=dict(hash=job.identity, metadata=metadata),
         cost=cost | dict(
             wall_seconds=round(time.perf_counter() - started + earlier, 1), resumed=earlier > 0,
             peak_memory_bytes=memory.bytes(), device=device_name(get_device()), **_used(job, dist.get_world_size())),
-        environment=environment(), limit=job.limit)
+        environment=environment(), limit=job.limit, unreliable=None)
     if dist.is_main_process():
         with replacing(job.work_dir / "protocol.json") as temporary:
             temporary.write_text(json.dumps(protocol.config, indent=1, sort_keys=True))

@@ -31,7 +31,7 @@ def splits_here(ranks: int, parts: int, processes: int | None = None) -> int:
     processes and parts are more than that, each is one. Raises UserError where they do not come out even."""
     processes = processes or dist.get_world_size()
     there = processes * parts
-    if ranks < 1 or ranks % there and there % ranks:
+    if ranks < 1 or (ranks % there and there % ranks):
         raise UserError(f"bn_splits {ranks} do not divide among {processes} processes"
                         + f" and {parts} parts of each" * (parts > 1))
     return max(1, ranks // there)

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from detco import checkpoint
 from detco.backbone import ResNetLevels
 from detco.batch_norm import synchronise_batch_norm
-from detco.config import digest
+from detco.config import digest, recipe, recipe_hash
 from detco.console import log
 from detco.distributed import check_splits, splits_here
 from detco.errors import UserError, nearest
@@ -247,17 +247,6 @@ def save_every(steps: int) -> int:
     """Steps between the states a run is resumed from: a tenth of the run, 2000 at most. The other ranks wait while
     rank 0 writes one, for DetCo 1.2 GB."""
     return max(1, min(steps // 10, 2000))
-
-
-def recipe(config: dict) -> dict:
-    """A resolved config without what no weight depends on: the name, how many workers load, how many broken images are
-    borne with, and what is measured on the way."""
-    return {key: value for key, value in config.items() if key not in ("name", "workers", "max_broken", "monitor")}
-
-
-def recipe_hash(config: dict) -> str:
-    """What a pretraining's recipe is known by, whatever its data and seed."""
-    return digest(recipe(config))
 
 
 def identity(config: dict, fingerprint: str, seed: int) -> str:

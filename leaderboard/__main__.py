@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from leaderboard.build import build
+from leaderboard.errors import RecordError
 from leaderboard.record import write_text
 
 HERE = Path(__file__).parent
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif not options.output.is_file() or options.output.read_text(encoding="utf-8") != page:
             print(f"{options.output} is stale: run python -m leaderboard", file=sys.stderr)
             return 1
-    except (ValueError, OSError) as error:
+    except (RecordError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -1,125 +1,142 @@
-"""The result record: one JSON file per run, validated when written and when read.
+"""The result record: one JSON file per run, checked when written and when read; filed once, and never lost.
 
-Contract of one record (SCHEMA 1); a nested value that is absent prints as a dash in the tables:
-    schema, task_version, seed      integers
-    task, scale, schedule, method   names; schedule is "" for tasks that have none
-    metrics                         name -> percent, or null where nothing could be measured
-    per_class, load_report          objects, free form
-    protocol_fingerprint, data_fingerprint   hex digests, equal in all rows of one table
-    checkpoint                      {"hash": hex, "metadata": {"budget": {"images", "encoder_pixels",
-                                    "device_hours"}, ...}}
-    detections                      hex digest of the detections, or null
-    cost                            {"wall_seconds", "device", "peak_memory_bytes"}
-    environment                     {"versions": {"torch", "mmdet", ...}, "commit": hex, "dirty": bool}
-    config                          {"protocol": what protocol_fingerprint hashes, "data": likewise, ...}
-Optional: main_metric (a name in metrics), unreliable (one sentence that says why), limit (a shortened run).
+The contract is `schema.json`, in words docs/records.md. A board is a folder: `results/` with the records, `protocols/`
+with each resolved protocol once, and the page made of them. `root` is always the board's `results/`.
 """
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
-import re
+import reprlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 1
-SCALES = ("paper", "small", "mini")  # in the order the leaderboard shows them
-# The metric that orders a table: the first of these that a record carries, unless the record names its own.
-MAIN_METRICS = ("densepose_AP", "keypoints_AP", "bbox_AP", "segm_AP", "mIoU", "top1", "mAP")
+from leaderboard.checks import (
+    Record,
+    first_difference,
+    recipe_difference,
+    recipe_of,
+    require_one_protocol,
+    split_recipes,
+    table_of,
+)
+from leaderboard.errors import RecordError
+from leaderboard.statistics import prediction_half_width, summarise
 
-_NONE = type(None)
-_FIELDS: dict[str, tuple[type, ...]] = {
-    "schema": (int,), "task": (str,), "task_version": (int,), "scale": (str,), "schedule": (str,),
-    "method": (str,), "seed": (int,), "metrics": (dict,), "per_class": (dict,), "load_report": (dict,),
-    "protocol_fingerprint": (str,), "data_fingerprint": (str,), "checkpoint": (dict,),
-    "detections": (str, _NONE), "cost": (dict,), "environment": (dict,), "config": (dict,),
-}
-_OPTIONAL: dict[str, tuple[type, ...]] = {"main_metric": (str, _NONE), "unreliable": (str, _NONE)}
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+%-]*")
+HERE = Path(__file__).parent
+SCHEMA = 2
+RECIPES = HERE / "recipes.json"  # today's recipes: {scale: {method: hash}}
+NAMES_KEPT = 8  # of those that a load report lists
+# Where two runs of one key may differ and still have measured the same; of the data the fingerprint tells more.
+_INCIDENTAL = ("cost", "environment", "checkpoint", "data")
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = 60
 
 
-def result_path(root: str | Path, record: dict[str, Any]) -> Path:
-    """Where a record lies: `<root>/<scale>/<task>/<method>-seed<k>.json`.
+def fingerprint(config: Any) -> str:
+    """sha256 of a resolved config as JSON with sorted keys: what protocols and recipes are known by."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
-    A schedule that is not simply the scale's own stands between:
-    `<root>/paper/<task>/<schedule>/<method>-seed<k>.json`.
+
+def result_path(root: str | Path, record: Record) -> Path:
+    """Where a record lies: `<root>/<scale>/<task>/<method>-p<pretrain seed>-s<seed>.json`.
+
+    A schedule that is not simply the scale's own is a folder under the task's; there is no `-p` part where the
+    pretraining seed is unknown.
     """
     folder = Path(root) / record["scale"] / record["task"]
     if record["schedule"] != record["scale"]:
         folder /= record["schedule"]
-    return folder / f"{record['method']}-seed{record['seed']}.json"
+    pretraining = "" if record["pretrain_seed"] is None else f"-p{record['pretrain_seed']}"
+    return folder / f"{record['method']}{pretraining}-s{record['seed']}.json"
 
 
-def is_shortened(record: dict[str, Any]) -> bool:
-    """True for a run under `--limit`, whose scores stand for nothing and are kept out of the leaderboard."""
-    return any(holder.get("limit") is not None for holder in (record, record["environment"]))
+def protocol_path(root: str | Path, protocol_fingerprint: str) -> Path:
+    """Where a resolved protocol lies: `protocols/` beside `root`, by the first 16 digits of its fingerprint."""
+    return Path(root).parent / "protocols" / f"{protocol_fingerprint[:16]}.json"
 
 
-def main_metric(record: dict[str, Any]) -> str:
-    """The metric that orders the record's table. Raises ValueError when the record has none that is known."""
-    known = [name for name in (record.get("main_metric"), *MAIN_METRICS) if name in record["metrics"]]
-    if not known:
-        raise ValueError("field 'metrics' holds no main metric; name one in 'main_metric'")
-    return known[0]
+@cache
+def _validator() -> Any:
+    from jsonschema import Draft202012Validator, validators  # late: --help needs none
+
+    # JSON Schema takes 1.0 for an integer; as a seed it would make another file name.
+    integers = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    kind = validators.extend(Draft202012Validator, type_checker=integers)
+    return kind(json.loads((HERE / "schema.json").read_text(encoding="utf-8")))
 
 
 def validate(record: Any) -> None:
-    """Raises ValueError, one line that names the field, unless `record` keeps the contract above."""
-    _require("(the whole record)", record, (dict,))
-    for field, types in (_FIELDS | _OPTIONAL).items():
-        if field in record:
-            _require(field, record[field], types)
-        elif field in _FIELDS:
-            raise ValueError(f"field '{field}' is missing")
-    if record["schema"] != SCHEMA:
-        raise ValueError(f"field 'schema' is {record['schema']}; this version reads schema {SCHEMA}")
-    if record["scale"] not in SCALES:
-        raise ValueError(f"field 'scale' is '{record['scale']}'; known: {', '.join(SCALES)}")
-    _validate_names(record)
-    _validate_metrics(record)
+    """Raises RecordError, one line that names the field, unless `record` (JSON values) keeps the contract."""
+    from jsonschema.exceptions import best_match
+
+    if isinstance(record, dict) and type(record.get("schema")) is int and record["schema"] != SCHEMA:
+        raise RecordError(f"field 'schema' is {record['schema']}; this version reads schema {SCHEMA}")
+    if error := best_match(_validator().iter_errors(record)):
+        raise RecordError(_in_words(error))
+    if record["main_metric"] not in record["metrics"]:
+        raise RecordError(f"field 'main_metric' is '{record['main_metric']}', which 'metrics' does not hold")
+    config, stated = record["recipe"]["config"], record["recipe"]["hash"]
+    if config is not None and fingerprint(config) != stated:
+        raise RecordError(f"field 'recipe.hash' is {stated}; that of 'recipe.config' is {fingerprint(config)}")
 
 
-def _require(field: str, value: Any, types: tuple[type, ...]) -> None:
-    kind = type(value)
-    if kind is bool or not issubclass(kind, types):
-        expected = " or ".join("null" if one is _NONE else one.__name__ for one in types)
-        raise ValueError(f"field '{field}' must be {expected}, not {kind.__name__}")
+def _in_words(error: Any) -> str:
+    """One line from a jsonschema error."""
+    field = ".".join(map(str, error.absolute_path)) or "(the whole record)"
+    if error.validator == "required":
+        missing = next(name for name in error.validator_value if name not in error.instance)
+        return f"field '{'.'.join([*map(str, error.absolute_path), missing])}' is missing"
+    if error.validator == "additionalProperties":
+        unknown = next(name for name in error.instance if name not in error.schema["properties"])
+        return f"field '{field}' holds {_SHORT.repr(unknown)}, which docs/records.md does not know"
+    if error.validator == "type":
+        kinds = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]
+        return f"field '{field}' is {_SHORT.repr(error.instance)}; it must be {' or '.join(kinds)}"
+    subject = f"a name in '{field}'" if "propertyNames" in error.absolute_schema_path else f"field '{field}'"
+    expected = {"minimum": "at least {}", "maximum": "at most {}", "const": "{}"}.get(error.validator)
+    expected = expected.format(error.validator_value) if expected else error.schema["description"]
+    return f"{subject} is {_SHORT.repr(error.instance)}; it must be {expected}"
 
 
-def _validate_names(record: dict[str, Any]) -> None:
-    """Names become paths and table cells, so they hold no separator, blank or markup."""
-    for field in ("task", "method", "schedule"):
-        if not _NAME.fullmatch(record[field]) and (field, record[field]) != ("schedule", ""):
-            raise ValueError(f"field '{field}' is {record[field]!r}; use letters, digits and _ . + % - only")
-    for field in ("protocol_fingerprint", "data_fingerprint"):
-        if not re.fullmatch(r"[0-9a-f]{12,}", record[field]):
-            raise ValueError(f"field '{field}' is {record[field]!r}; expected at least 12 hex digits")
+def brief_report(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A load report as records hold it: counts, and the first names of each list. None where nothing was loaded."""
+    if not report:
+        return None
+    names = {key: list(report[key]) for key in ("missing", "unexpected", "ignored", "fresh")}
+    return {"loaded": report["loaded"]} | {key: {"count": len(all_), "first": all_[:NAMES_KEPT]}
+                                           for key, all_ in names.items()}
 
 
-def _validate_metrics(record: dict[str, Any]) -> None:
-    for name, value in record["metrics"].items():
-        _require(f"metrics.{name}", value, (int, float, _NONE))
-    named = record.get("main_metric")
-    if named is not None and named not in record["metrics"]:
-        raise ValueError(f"field 'main_metric' is '{named}', which 'metrics' does not hold")
-    main_metric(record)
-
-
-def write(root: str | Path, record: dict[str, Any]) -> Path:
-    """Validates `record` and writes it to `result_path(root, record)`, in one step or not at all.
+def write(root: str | Path, record: Record) -> Path:
+    """Checks `record` and writes it to `result_path(root, record)`, in one step or not at all.
 
     NaN and infinity (a class without ground truth, a diverged run) become null: JSON has no word for them.
-    Raises ValueError for a record that breaks the contract or holds what JSON cannot, OSError from the disk.
+    Raises RecordError for a record that breaks the contract or holds what JSON cannot, OSError from the disk.
     """
-    validate(record)
-    try:
-        text = json.dumps(_without_nan(record), sort_keys=True, indent=1, allow_nan=False) + "\n"
-    except TypeError as error:
-        raise ValueError(f"{record['method']} seed {record['seed']} is not JSON: {error}") from error
+    record = as_json(record)
     path = result_path(root, record)
-    write_text(path, text)
+    write_text(path, _text(record))
     return path
+
+
+def as_json(record: Record) -> Record:
+    """A checked copy of `record` as it will be read again. Raises RecordError as `write` does."""
+    try:
+        copy = json.loads(json.dumps(_without_nan(record), allow_nan=False))
+    except TypeError as error:
+        raise RecordError(f"{record.get('method')} s{record.get('seed')} is not JSON: {error}") from error
+    validate(copy)
+    return copy
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n"
 
 
 def _without_nan(value: Any) -> Any:
@@ -142,25 +159,178 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_all(root: str | Path) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a record.
+
+    Attributes:
+        status: "filed": written, as a new key or in place of a filed row; "same": its key is filed with the same
+            result; "reproduced", "differs": with another one, that the filed runs' spread explains or does not. The
+            last three write nothing.
+        path: of the filed record.
+        line: the same for the user.
+    """
+
+    status: str
+    path: Path
+    line: str
+
+
+def file(root: str | Path, record: Record, protocol: Mapping[str, Any], replace: bool = False,
+         recipes: str | Path | None = None) -> Outcome:
+    """Enter a finished run in the board: a new key is filed, a filed one is compared with and left as it is.
+
+    Args:
+        protocol: the resolved protocol that the record's `protocol_fingerprint` is of.
+        replace: file it in place of what its key holds.
+        recipes: today's recipes, as for `read_recipes`.
+    Raises:
+        RecordError: a record or protocol that breaks the contract, a shortened run, or a row that may not stand beside
+            those filed: another protocol, data set or architecture than its table, another recipe than its name.
+    """
+    record = as_json(record)
+    if record["limit"] is not None:
+        raise RecordError(f"{record['method']} s{record['seed']}: field 'limit' is set: a shortened run is not filed")
+    if fingerprint(protocol) != record["protocol_fingerprint"]:
+        raise RecordError(f"field 'protocol_fingerprint' is {record['protocol_fingerprint']}; that of the protocol is "
+                          f"{fingerprint(protocol)}")
+    path = result_path(root, record)
+    here, filed = Path(root) / record["scale"], []
+    for other in sorted(here.rglob("*.json")):
+        if other.parent == path.parent or other.name.startswith(f"{record['method']}-"):
+            filed.append(read(root, other))
+    known = next((row for row in filed if result_path(root, row) == path), None)
+    if known and not replace:
+        runs = [row for row in filed if row["method"] == known["method"] and table_of(row) == table_of(known)]
+        return _compared(path, record, known, runs)
+    others = [row for row in filed if row is not known]
+    beside = [row for row in others if table_of(row) == table_of(record)][:1]  # those filed agree with each other
+    protocols = {row["protocol_fingerprint"]: _filed_protocol(root, row) for row in beside}
+    require_one_protocol([*beside, record], protocols | {record["protocol_fingerprint"]: protocol})
+    split_recipes([row for row in others if row["method"] == record["method"]] + [record], read_recipes(recipes))
+    write_protocol(root, protocol)
+    write(root, record)
+    return Outcome("filed", path, f"{'replaces' if known else 'filed as'} {path}")
+
+
+def _compared(path: Path, record: Record, known: Record, runs: list[Record]) -> Outcome:
+    """What a run says of the row that its key is filed with; `runs` are that row's in its table."""
+    a, b = ({key: row[key] for key in row if key not in _INCIDENTAL} for row in (record, known))
+    if first_difference(a, b) is None:
+        return Outcome("same", path, f"the filed row has the same result: {path}")
+    metric = record["main_metric"]
+    score, stored = record["metrics"][metric], known["metrics"].get(metric)
+    over = summarise(row["metrics"].get(metric) for row in runs)
+    notes = [f"its {part} differs: {known[field]} != {record[field]}" for field, part in (
+        ("task_version", "version"), ("protocol_fingerprint", "protocol"), ("data_fingerprint", "data"))
+        if known[field] != record[field]]
+    if recipe_of(known) != recipe_of(record):
+        notes.append(f"its recipe differs: {recipe_difference(known, record)}")
+    explained = over.n > 1 and score is not None and abs(score - over.mean) <= prediction_half_width(over)
+    agrees = not notes and (explained or score == stored)
+    shown = ["nothing" if value is None or math.isnan(value) else f"{value:.1f}" for value in (score, over.mean)]
+    spread = f" ± {over.sd:.1f} ({over.n} runs)" if over.n > 1 else " (one run: no spread to judge by)"
+    verdict = "reproduces" if agrees else "differs from"
+    line = f"{verdict} the filed row: {metric} {shown[0]} against {shown[1]}{spread}"
+    return Outcome("reproduced" if agrees else "differs", path, "; ".join([line, *notes]))
+
+
+def write_protocol(root: str | Path, config: Mapping[str, Any]) -> Path:
+    """Files a resolved protocol, once, and returns where."""
+    stated = fingerprint(config)
+    path = protocol_path(root, stated)
+    if not path.is_file():
+        write_text(path, _text({"fingerprint": stated, "config": config}))
+    return path
+
+
+def _filed_protocol(root: str | Path, record: Record) -> Any:
+    path = protocol_path(root, record["protocol_fingerprint"])
+    stored = _load(path)
+    if not (isinstance(stored, dict) and set(stored) == {"fingerprint", "config"} and stored["fingerprint"]
+            == record["protocol_fingerprint"] == fingerprint(stored["config"])):
+        raise RecordError(f"{path}: not the protocol of {result_path(root, record)}; restore one of them")
+    return stored["config"]
+
+
+def read_protocols(root: str | Path, records: Iterable[Record]) -> dict[str, Any]:
+    """The resolved protocols of records, by fingerprint. Raises RecordError for one that is missing or another."""
+    first = {record["protocol_fingerprint"]: record for record in reversed(list(records))}
+    return {stated: _filed_protocol(root, record) for stated, record in first.items()}
+
+
+def read_recipes(path: str | Path | None = None) -> dict[str, dict[str, str]]:
+    """Today's recipes, scale -> method -> hash, from the package's file or another; empty where there is none.
+
+    Raises RecordError for a file that holds something else.
+    """
+    path = Path(path or RECIPES)
+    if not path.is_file():
+        return {}
+    recipes = _load(path)
+    if not isinstance(recipes, dict) or not all(
+            isinstance(own, dict) and all(isinstance(digest, str) for digest in own.values())
+            for own in recipes.values()):
+        raise RecordError(f"{path}: expected {{scale: {{method: hash}}}}; write it anew")
+    return recipes
+
+
+def read(root: str | Path, path: Path) -> Record:
+    """One record of a board, checked. Raises RecordError, one line that names file and field."""
+    record = _load(path)
+    try:
+        validate(record)
+    except RecordError as error:
+        raise RecordError(f"{path}: {error}") from error
+    if record["limit"] is not None:
+        raise RecordError(f"{path}: field 'limit' is set: a shortened run, remove the file")
+    if path != result_path(root, record):
+        raise RecordError(f"{path}: its fields say it is {result_path(root, record).relative_to(root)}")
+    return record
+
+
+def read_all(root: str | Path) -> list[Record]:
     """Every record under `root`, in the order of their paths.
 
-    Raises FileNotFoundError where there is no such folder, and ValueError, one line that names file and
-    field, for a record that is broken, shortened by `--limit`, or filed elsewhere than `result_path` says.
+    Raises RecordError where there is no such folder, and as `read` does.
     """
     root = Path(root)
     if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such results folder")
-    records = []
-    for path in sorted(root.rglob("*.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            validate(record)
-        except ValueError as error:  # json and unicode errors are ValueErrors too
-            raise ValueError(f"{path}: {error}") from error
-        if is_shortened(record):
-            raise ValueError(f"{path}: field 'limit' is set: a shortened run, remove the file")
-        if path != result_path(root, record):
-            raise ValueError(f"{path}: its fields say it is {result_path(root, record).relative_to(root)}")
-        records.append(record)
-    return records
+        raise RecordError(f"{root}: no such results folder")
+    return [read(root, path) for path in sorted(root.rglob("*.json"))]
+
+
+def _load(path: Path) -> Any:
+    """A file's JSON, without doubled keys and numbers that are not finite. Raises RecordError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant,
+                          parse_float=_finite)
+    except FileNotFoundError:
+        raise RecordError(f"{path}: no such file") from None
+    except (ValueError, RecursionError) as error:  # json and unicode errors are ValueErrors too
+        raise RecordError(f"{path}: {error}") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise RecordError(f"field {_SHORT.repr(next(n for n in names if names.count(n) > 1))} stands twice")
+    return found
+
+
+def _refuse_constant(word: str) -> Any:
+    raise RecordError(f"{word} is no JSON number; write null")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise RecordError(f"{_SHORT.repr(digits)} is beyond any number; write null")
+    return number
+
+
+def required_of_name(text: str) -> str:
+    """What a row's name must be where `text` is not, empty where it is: names become file names and table cells."""
+    rule = _validator().schema["$defs"]["row"]
+    return "" if _validator().evolve(schema=rule).is_valid(text) else rule["description"]

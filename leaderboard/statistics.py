@@ -1,11 +1,16 @@
-"""What several seeds say: mean, spread, and differences paired by seed with their 95 % interval."""
+"""What several runs say: mean, spread and what it was taken over, paired differences with their 95 % interval."""
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import fmean, stdev
 from typing import Any
+
+from leaderboard.errors import RecordError
+
+Run = tuple[int | None, int | None]  # pretraining seed and transfer seed, each None where runs are not told apart by it
 
 
 @dataclass(frozen=True)
@@ -20,9 +25,9 @@ class Summary:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Mean of a - b over the seeds both have, its standard error and two-sided 95 % t interval (low, high).
+    """Mean of a - b over the runs both have, its standard error and two-sided 95 % t interval (low, high).
 
-    `n` counts the pairs; `unpaired` lists the seeds that one side lacks or could not measure.
+    `n` counts the pairs; `unpaired` lists the runs that one side lacks or could not measure.
     """
 
     mean: float
@@ -30,7 +35,7 @@ class PairedDifference:
     low: float
     high: float
     n: int
-    unpaired: tuple[int, ...]
+    unpaired: tuple[Run, ...]
 
     @property
     def clear(self) -> bool:
@@ -40,53 +45,64 @@ class PairedDifference:
 
 def summarise(values: Iterable[float | None]) -> Summary:
     """Summary of `values`, leaving out None and NaN."""
-    kept = [value for value in values if _measured(value)]
+    kept = [value for value in values if value is not None and not math.isnan(value)]
     sd = stdev(kept) if len(kept) > 1 else math.nan
     return Summary(fmean(kept) if kept else math.nan, sd, sd / math.sqrt(max(len(kept), 1)), len(kept))
 
 
-def paired_difference(rows_a: Sequence[dict], rows_b: Sequence[dict], metric: str) -> PairedDifference:
-    """The difference a - b of `metric` (percent) over records of two methods, paired by their seed.
+def scores(rows: Sequence[dict[str, Any]], metric: str, pretrainings: bool = True) -> dict[Run, float | None]:
+    """The values of one method's rows that chance could have made others, in percent; None where none was measured.
 
-    Raises ValueError when one side holds a seed twice.
+    A deterministic score repeated over transfer seeds is one value a pretraining: its repetitions say nothing.
+
+    Args:
+        pretrainings: False joins the pretrainings of a transfer seed to their mean.
+    Raises:
+        RecordError: two rows of one pretraining and transfer seed.
     """
-    a, b = _by_seed(rows_a, metric), _by_seed(rows_b, metric)
-    paired = sorted(seed for seed in a.keys() & b.keys() if _measured(a[seed]) and _measured(b[seed]))
-    difference = summarise(a[seed] - b[seed] for seed in paired)
-    half = t_quantile(difference.n - 1) * difference.se if difference.n > 1 else math.nan
-    unpaired = tuple(sorted((a.keys() | b.keys()) - set(paired)))
+    if len({(row["pretrain_seed"], row["seed"]) for row in rows}) != len(rows):
+        raise RecordError(f"{rows[0]['method']}: two records of one seed cannot be paired")
+    grouped: dict[Run, list[float | None]] = {}
+    for row in rows:
+        run = row["pretrain_seed"] if pretrainings else None, None if row["deterministic"] else row["seed"]
+        grouped.setdefault(run, []).append(row["metrics"].get(metric))
+    means = {run: summarise(values) for run, values in grouped.items()}
+    return {run: over.mean if over.n else None for run, over in means.items()}
+
+
+def taken_over(rows: Sequence[dict[str, Any]]) -> str:
+    """What a spread over one method's rows was taken over: "pretrainings", "transfers", "both", or "" for one run."""
+    runs = scores(rows, "").keys()
+    pretrainings, transfers = ({run[i] for run in runs} for i in range(2))
+    if len(pretrainings) > 1:
+        return "both" if len(transfers) > 1 else "pretrainings"
+    return "transfers" if len(transfers) > 1 else ""
+
+
+def paired_difference(rows_a: Sequence[dict], rows_b: Sequence[dict], metric: str) -> PairedDifference:
+    """The difference a - b of `metric` (percent) over records of two methods, paired by (pretrain_seed, seed).
+
+    Where one side's pretraining seeds are unknown, runs are paired by their transfer seed alone, the other side's
+    pretrainings joined. Raises RecordError when one side holds a run twice.
+    """
+    known = all(any(row["pretrain_seed"] is not None for row in rows) for rows in (rows_a, rows_b))
+    a, b = scores(rows_a, metric, known), scores(rows_b, metric, known)
+    paired = {run: x - y for run in a.keys() & b.keys() if (x := a[run]) is not None and (y := b[run]) is not None}
+    difference = summarise(paired.values())
+    half = _t975(difference.n - 1) * difference.se if difference.n > 1 else math.nan
+    left = (a.keys() | b.keys()) - paired.keys()
+    unpaired = tuple(sorted(left, key=lambda run: [-1 if seed is None else seed for seed in run]))
     mean = difference.mean
     return PairedDifference(mean, difference.se, mean - half, mean + half, difference.n, unpaired)
 
 
-def t_quantile(df: int, coverage: float = 0.95) -> float:
-    """The t with P(|T| < t) = `coverage` for Student's T of `df` degrees of freedom."""
-    if df < 1 or not 0 < coverage < 1:
-        raise ValueError(f"t_quantile needs df >= 1 and 0 < coverage < 1, not {df} and {coverage}")
-    low, high = 0.0, math.pi / 2  # bisection over the angle atan(t / sqrt(df)), which is bounded
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _coverage(middle, df) < coverage else (low, middle)
-    return math.sqrt(df) * math.tan((low + high) / 2)
+def prediction_half_width(over: Summary) -> float:
+    """Half of the interval about the mean of `over` (n > 1) in which another run of the same kind falls in 95 %."""
+    return _t975(over.n - 1) * over.sd * math.sqrt(1 + 1 / over.n)
 
 
-def _coverage(angle: float, df: int) -> float:
-    """P(|T| < sqrt(df) tan(angle)): Abramowitz and Stegun's sums, 26.7.3 (odd df) and 26.7.4 (even)."""
-    odd = df % 2
-    term, total = (math.cos(angle) if odd else 1.0), 0.0
-    for k in range(odd + 2, df + 1, 2):
-        total += term
-        term *= math.cos(angle) ** 2 * (k - 1) / k
-    total *= math.sin(angle)
-    return 2 / math.pi * (angle + total) if odd else total
+@cache
+def _t975(df: int) -> float:
+    from scipy.stats import t  # late: half a second that only a page needs
 
-
-def _measured(value: Any) -> bool:
-    return value is not None and not math.isnan(value)
-
-
-def _by_seed(rows: Sequence[dict], metric: str) -> dict[int, float | None]:
-    values = {row["seed"]: row["metrics"].get(metric) for row in rows}
-    if len(values) != len(rows):
-        raise ValueError(f"{rows[0]['method']}: two records of one seed cannot be paired")
-    return values
+    return float(t.ppf(0.975, df))

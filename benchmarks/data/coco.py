@@ -25,6 +25,7 @@ class CocoData:
     val_annotations: Path
     classes: tuple[str, ...]
     fingerprint: str
+    counts: dict[str, int] | None = None  # images, by split
 
 
 def read_json(path: Path):

@@ -7,8 +7,8 @@ from mmengine.runner import ValLoop
 from benchmarks.data.coco import CocoData
 from benchmarks.detection import precise_bn  # noqa: F401 - registers itself
 from benchmarks.detection.evaluate import score
+from benchmarks.job import Job
 from benchmarks.protocol import Protocol
-from benchmarks.transfer import Job
 from detco import checkpoint as checkpoints
 from detco.config import digest
 from detco.errors import UserError

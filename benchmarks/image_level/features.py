@@ -12,7 +12,7 @@ from torchvision.datasets.folder import default_loader
 from torchvision.transforms.v2 import functional as F
 
 from benchmarks.data.coco import DataError
-from benchmarks.transfer import Job
+from benchmarks.job import Job
 from detco import checkpoint as checkpoints
 from detco.backbone import ResNetLevels
 from detco.config import digest

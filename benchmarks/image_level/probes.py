@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from benchmarks.data.coco import DataError
 from benchmarks.image_level import svm as machines
 from benchmarks.image_level.features import BATCH, CentreCrops, extract, frozen
-from benchmarks.transfer import Job
+from benchmarks.job import Job
 from detco import engine
 from detco.console import progress_bar, stop_if_asked
 from detco.errors import several

@@ -2,6 +2,7 @@
 import statistics
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from benchmarks.timing.measure import Settings, against, compared, interleaved, method_and_views, own_step, variants
@@ -22,7 +23,7 @@ def step(settings: Settings) -> list[dict]:
                                     device=settings.device) for key, view in method.view_specs.items()}
         for precision, amp, _ in variants(method, settings):
             seconds = {side: statistics.median(rounds) for side, rounds in interleaved(
-                {"views": lambda: method.views({"images": crops}), "step": own_step(method, views, amp)},
+                {"views": partial(method.views, {"images": crops}), "step": own_step(method, views, amp)},
                 settings).items()}
             rows.append({"method": name, "precision": precision, "views, ms": 1e3 * seconds["views"],
                          "the rest, ms": 1e3 * seconds["step"],
@@ -136,7 +137,8 @@ def lightly(settings: Settings) -> list[dict]:
     from benchmarks.timing.rivals import LightlyMoCoV2
 
     method, views = method_and_views("moco_v2", settings)
-    step = LightlyMoCoV2(settings.arch, settings.bank, method.temperature, method.momentum_encoder.momentum).to(settings.device)
+    step = LightlyMoCoV2(settings.arch, settings.bank, method.temperature, method.momentum_encoder.momentum)
+    step.to(settings.device)
     return against({"lightly's MoCo v2 in float32, ours in {ours}": lambda *_: lambda: step(views),
                     "lightly's MoCo v2 in {precision}, ours in {ours}": lambda amp, _: lambda: step(views, amp)},
                    method, views, settings)

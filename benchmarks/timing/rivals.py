@@ -56,8 +56,9 @@ class PlainDetCo:
 
     def loss(self, views: dict[str, Tensor]) -> Tensor:
         with torch.no_grad():
-            for own, query in zip(self.momentum_encoder.parameters(), self.encoder.parameters()):
-                own.data = own.data * self.method.momentum_encoder.momentum + query.data * (1 - self.method.momentum_encoder.momentum)
+            momentum = self.method.momentum_encoder.momentum
+            for key, query in zip(self.momentum_encoder.parameters(), self.encoder.parameters()):
+                key.data = key.data * momentum + query.data * (1 - momentum)
             self.keys = {kind: self.momentum_encoder(views[f"{kind}_k"]) for kind in ("global", "local")}
         queries = {kind: self.encoder(views[f"{kind}_q"]) for kind in ("global", "local")}
         total = 0

@@ -15,3 +15,8 @@ schedule = dict(epochs=200, batch=256, policy="cosine")
 amp = True  # networks in bfloat16 on CUDA; the loss stays float32
 workers = 12
 max_broken = 0.02  # of the images, that may fail to decode
+
+scales = dict(
+    mini={"optimizer.lr": 0.06},
+    small={"optimizer.lr": 0.06},  # as lightly's CIFAR and Imagenette benchmarks, batch 256
+)

@@ -1,12 +1,8 @@
 # Mask R-CNN with FPN on 1, 2, 5 or 10 % of COCO train2017; the share is the schedule's name (--share).
 # The paper prints no iterations. Its random-init rows at 5 and 10 % all but equal those of 12k on the whole of COCO
 # (Mask R-CNN 9.2 and 10.1 against 10.7, RetinaNet 3.6 and 3.7 against 4.0 AP), so every share takes 12k: inferred.
-_base_ = ['./coco_maskrcnn_fpn.py']
+_base_ = ['../_base_/models/mask_rcnn_fpn.py', '../_base_/data/coco_instance.py', '../_base_/schedules/coco_shares.py']
 
 task = dict(
-    name='coco_semisup_maskrcnn_fpn',
+    name='coco_semisup_maskrcnn_fpn', version=1, main_metric='bbox_AP', metrics=['bbox', 'segm'],
     source='DetCo tables 10 and 11')
-
-schedules = dict(
-    _delete_=True,
-    **{f'{share}%': dict(iterations=12000, milestones=[9000, 11000], share=share) for share in (10, 5, 2, 1)})

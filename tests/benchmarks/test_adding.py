@@ -1,4 +1,4 @@
-"""Adding to the suite, as CONTRIBUTING says: each kind by the files it names, in a copy of the configs, and then run."""
+"""Adding to the suite, as CONTRIBUTING says: each kind by the files it names, in a copy of the configs, then run."""
 import json
 import shutil
 import sys

@@ -17,7 +17,8 @@ def call(tmp_path):
     (tmp_path / "bin").mkdir()
     for name in ("python", "srun"):
         program = tmp_path / "bin" / name
-        program.write_text(f'#!/bin/sh\necho {name} "$@" >> {tmp_path}/calls\ncase "$*" in *${{FAIL:-nothing}}*) exit 3;; esac\n')
+        program.write_text(f'#!/bin/sh\necho {name} "$@" >> {tmp_path}/calls\n'
+                           'case "$*" in *${FAIL:-nothing}*) exit 3;; esac\n')
         program.chmod(0o755)
 
     def run(*arguments, **environment):
@@ -36,7 +37,8 @@ def test_nine_protocols_in_order_on_every_gpu(call):
     assert len(calls) == 9
     for (task, schedule), line in zip(ORDER, calls):
         assert line.startswith("python -m torch.distributed.run --standalone --nproc_per_node 4 ")
-        assert f"--checkpoint mine.pth --name mine --task {task} --schedule {schedule} --work-dir work --limit 3" in line
+        assert (f"-m benchmarks.run --scale paper --checkpoint mine.pth --name mine --task {task} "
+                f"--schedule {schedule} --work-dir work --limit 3") in line
 
 
 def test_under_slurm_srun_starts_a_process_a_gpu(call):

@@ -4,12 +4,11 @@ import json
 import pytest
 import torch
 
+from benchmarks.cli import request_of
 from benchmarks.data.coco import CocoData
-from benchmarks.detection import modules
+from benchmarks.data.synthetic import SCENE_CLASSES
 from benchmarks.detection import runner as harness
 from benchmarks.detection.evaluate import coco_metrics
-from benchmarks.data.synthetic import SCENE_CLASSES
-from benchmarks.cli import request_of
 from benchmarks.plan import make
 from benchmarks.protocol import protocol_of
 from benchmarks.recipe import load_scale

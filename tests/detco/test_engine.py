@@ -372,9 +372,9 @@ def test_finished_run_is_reused_and_its_metadata_tells_the_budget(pool, tmp_path
     assert meta["budget"]["encoder_pixels"] == 42 * (2 * 32**2 + 18 * 10**2)
     assert meta["budget"]["device_hours"] > 0
     assert (meta["method"], meta["seed"], meta["arch"]) == ("detco", 2, "resnet18")
-    assert meta["recipe"] == engine.recipe_hash(make_config("detco", workers=3) | {"name": "another"})
+    assert meta["recipe"] == config.recipe_hash(make_config("detco", workers=3) | {"name": "another"})
     assert meta["recipe_config"]["method"]["bank_size"] == 25 and "workers" not in meta["recipe_config"]
-    assert engine.recipe_hash(meta["recipe_config"]) == meta["recipe"]
+    assert config.recipe_hash(meta["recipe_config"]) == meta["recipe"]
     assert json.loads((tmp_path / "config.json").read_text())["method"]["bank_size"] == 25
 
 

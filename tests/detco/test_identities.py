@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from baselines.moco_v2 import MoCoV2
 from detco.backbone import pooled
-from detco.memory_bank import MemoryBank
 from detco.detco import DetCo
 from detco.loss import info_nce
+from detco.memory_bank import MemoryBank
 from detco.momentum_encoder import MomentumEncoder
 
 GLOBAL, LOCAL = dict(size=32, blur_sigma=(0.1, 0.5)), dict(size=36, area=(0.6, 1.0), grid=3, patch=10)

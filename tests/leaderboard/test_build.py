@@ -1,24 +1,19 @@
 """The page: order, marks, checks across rows, staleness, and the paper's block against its file."""
 import csv
+import json
+import shutil
 
 import pytest
 
 from leaderboard.__main__ import main
 from leaderboard.build import build
+from leaderboard.checks import first_difference
+from leaderboard.errors import RecordError
 from leaderboard.published import TABLES, published_tables
-from leaderboard.record import write
-from leaderboard.tables import first_difference, format_comparison, format_rows, metric_columns, tables
+from leaderboard.record import fingerprint, write, write_protocol
+from leaderboard.tables import escaped, format_comparison, format_rows, metric_columns, tables
 
 ALL = ("random_init", "supervised", "moco_v2", "detco")
-
-
-@pytest.fixture
-def results(tmp_path, make):
-    """A folder with four methods and three seeds at the mini scale."""
-    for method in ALL:
-        for seed in range(3):
-            write(tmp_path / "results", make(method, seed))
-    return tmp_path / "results"
 
 
 def grid(text, heading):
@@ -42,12 +37,12 @@ def test_rows_are_ordered_by_the_main_metric_and_hold_mean_spread_and_cost(resul
     table = scores(build(results))
     assert list(table) == ["detco", "moco_v2", "supervised", "random_init"]
     assert list(table["detco"]) == [
-        "method", "bbox_AP", "bbox_AP50", "bbox_AP75", "segm_AP", "segm_AP50", "segm_AP75", "seeds",
-        "images seen", "encoder Gpixel", "device hours", "transfer min"]
+        "method", "bbox_AP", "bbox_AP50", "bbox_AP75", "segm_AP", "segm_AP50", "segm_AP75", "runs",
+        "spread over", "images seen", "encoder Gpixel", "device hours", "transfer min"]
     # Seeds 0, 1, 2 score 24.0, 24.3, 24.6: mean 24.3, sd 0.3; 84, 85 and 86 seconds are 1.4 minutes.
     assert list(table["detco"].values())[1:3] == ["24.3 ± 0.3", "40.3 ± 0.3"]
-    assert list(table["detco"].values())[7:] == ["3", "80.0k", "13.90", "0.05", "1.4"]
-    assert list(table["random_init"].values())[8:] == ["0", "0.00", "0.00", "1.4"]
+    assert list(table["detco"].values())[7:] == ["3", "transfers", "80.0k", "13.90", "0.05", "1.4"]
+    assert list(table["random_init"].values())[9:] == ["0", "0.00", "0.00", "1.4"]
 
 
 def test_another_main_metric_changes_order_and_columns(results, make):
@@ -60,25 +55,37 @@ def test_another_main_metric_changes_order_and_columns(results, make):
     assert list(table["zzz"])[1:4] == ["segm_AP", "bbox_AP", "mIoU"]
 
 
-def test_a_single_seed_is_marked_and_explained(results, make):
-    assert "†" not in build(results)
+def test_a_single_run_is_marked(results, make):
     write(results, make("byol", 0))
-    page = build(results)
-    assert scores(page)["byol"]["bbox_AP"] == "17.0 †"
-    assert "† one seed only" in page
+    table = scores(build(results))
+    assert table["byol"]["bbox_AP"] == "17.0 †" and (table["byol"]["runs"], table["byol"]["spread over"]) == ("1", "—")
+    assert "†" not in str(table["detco"]) and "† one run, no spread is known" in build(results)
 
 
-def test_seeds_of_one_checkpoint_are_told_from_seeds_of_several(results, make):
-    assert "Pretrained once" not in build(results)
-    for seed in range(2):
-        write(results, make("byol", seed, checkpoint={"hash": "c" * 64, "metadata": {}}))
-    assert "Pretrained once for all seeds: byol. " in build(results)
+def test_the_page_says_what_a_spread_was_taken_over(root, make):
+    for method, runs in (("a", [(0, 0), (0, 1)]), ("b", [(0, 0), (1, 0), (2, 0)]), ("c", [(0, 0), (1, 1)])):
+        for pretraining, seed in runs:
+            write(root, make(method, seed, pretraining))
+    table = scores(build(root))
+    assert {name: (row["runs"], row["spread over"]) for name, row in table.items()} == {
+        "a": ("2", "transfers"), "b": ("3", "pretrainings"), "c": ("2", "both")}
+
+
+def test_a_deterministic_score_repeated_has_neither_interval_nor_verdict(root, make):
+    for method, score in (("detco", 40.0), ("moco_v2", 30.0)):
+        for seed in range(3):
+            write(root, make(method, seed, deterministic=True, metrics={"bbox_AP": score}))
+    page = build(root)
+    assert (scores(page)["detco"]["bbox_AP"], scores(page)["detco"]["runs"]) == ("40.0 †", "1")
+    _, row = grid(page, "Ordered by")
+    assert row[2:7] == ["+10.00", "—", "—", "—", "1"]
 
 
 def test_a_missing_cell_is_a_dash_and_fewer_values_are_counted(results, make):
+    bare = {"hash": "b" * 64, "metadata": {}}
     for seed in range(3):
         metrics = {"bbox_AP": 10.0 + seed, "bbox_AP50": None if seed else 20.0, "segm_AP": seed or None}
-        write(results, make("byol", seed, metrics=metrics, checkpoint={"metadata": None}, cost={}))
+        write(results, make("byol", seed, metrics=metrics, checkpoint=bare, cost=dict.fromkeys(make()["cost"])))
     row = scores(build(results))["byol"]
     assert (row["bbox_AP"], row["bbox_AP50"], row["bbox_AP75"]) == ("11.0 ± 1.0", "20.0 † (n=1)", "—")
     assert row["segm_AP"] == "1.5 ± 0.7 (n=2)"
@@ -91,14 +98,14 @@ def test_a_method_without_the_main_metric_comes_last(results, make):
 
 
 def test_an_unreliable_row_says_why(results, make):
-    write(results, make("detco", 1, unreliable="the loss was not finite\nat iteration 40"))
+    write(results, make("detco", 1, unreliable="the loss was *not* finite"))
     page = build(results)
     assert "detco ‡" in scores(page)
-    assert "‡ unreliable, detco seed 1: the loss was not finite at iteration 40" in page
+    assert "‡ detco p0 s1: the loss was \\*not\\* finite" in page
 
 
 def test_paired_differences_to_moco_v2_then_to_random_init(results):
-    rows = grid(build(results), "Differences paired by seed")[1:]
+    rows = grid(build(results), "Ordered by")[1:]
     assert [row[:2] for row in rows] == [[metric, f"{method} - moco_v2"] for metric in ("bbox_AP", "segm_AP")
                                          for method in ("detco", "supervised", "random_init")]
     assert rows[1][2:] == ["-1.50", "0.00", "-1.50 … -1.50", "clear", "3", "—"]
@@ -107,54 +114,142 @@ def test_paired_differences_to_moco_v2_then_to_random_init(results):
     assert "detco - random_init" in build(results)
     for path in results.rglob("random_init-*.json"):
         path.unlink()
-    assert "Differences" not in build(results)
+    assert "interval |" not in build(results)
 
 
 def test_unpaired_seeds_are_named(results, make):
     write(results, make("detco", 7))
-    _, first, *_ = grid(build(results), "Differences paired by seed")
-    assert first[-2:] == ["3", "7"]
+    _, first, *_ = grid(build(results), "Ordered by")
+    assert first[-2:] == ["3", "p0 s7"]
 
 
 def test_provenance_names_code_data_and_device(results, make):
-    environment = {"versions": {"torch": "2.4.0"}, "commit": "f" * 40, "dirty": True}
-    write(results, make("detco", 0, environment=environment, cost={"device": "NVIDIA H200"}))
+    environment = {"versions": {"torch": "2.4.0"}, "platform": None, "commit": "f" * 40, "dirty": True}
+    cost = make()["cost"] | {"device": "A*B"}
+    write(results, make("detco", 0, environment=environment, cost=cost))
     page = build(results)
     assert f"protocol `{make()['protocol_fingerprint'][:12]}`, data `dddddddddddd`" in page
-    assert "commit `0123456789ab`; `ffffffffffff` (dirty)" in page
+    assert "commit 0123456789ab; ffffffffffff (dirty)" in page
     assert "torch 2.15.0; 2.4.0, mmdet 3.3.0; —" in page
-    assert "device NVIDIA H200; cpu" in page
+    assert "device A\\*B; cpu" in page
 
 
-def test_mixed_protocols_stop_the_build_and_name_the_field(results, make, capsys):
-    changed = make("supervised", 1)
-    changed["config"]["protocol"]["model"]["train_cfg"]["rcnn"]["num"] = 512
-    write(results, changed | {"protocol_fingerprint": "a" * 64})
-    with pytest.raises(ValueError, match=r"detco seed 0 and supervised seed 1 differ in protocol: "
-                                         r"model\.train_cfg\.rcnn\.num: 64 != 512; "):
+def test_mixed_protocols_stop_the_build_and_name_the_field(results, make, protocol, capsys):
+    protocol["model"]["train_cfg"]["rcnn"]["num"] = 512
+    write_protocol(results, protocol)
+    write(results, make("supervised", 1, protocol_fingerprint=fingerprint(protocol)))
+    with pytest.raises(RecordError, match=r"detco p0 s0 and supervised p0 s1 differ in protocol: "
+                                          r"model\.train_cfg\.rcnn\.num: 64 != 512; "):
         build(results)
     page = results.parent / "page.md"
     assert main(["--results", str(results), "--output", str(page)]) == 2
     error = capsys.readouterr().err
     assert "rcnn.num: 64 != 512" in error and error.count("\n") == 1 and not page.exists()
-    write(results, changed | {"protocol_fingerprint": "a" * 64, "config": {}})
-    with pytest.raises(ValueError, match=r"differ in protocol: config: .* != None"):
+
+
+@pytest.mark.parametrize(("damage", "message"), [
+    (lambda path: path.unlink(), "no such file"),
+    (lambda path: path.write_text(path.read_text().replace("64", "65")), "not the protocol of"),
+    (lambda path: path.write_text("{}"), "not the protocol of"),
+])
+def test_a_protocol_that_is_missing_or_edited_stops_the_build(results, make, damage, message):
+    [path] = (results.parent / "protocols").iterdir()
+    damage(path)
+    with pytest.raises(RecordError, match=f"{path.name}: {message}"):
         build(results)
 
 
-def test_mixed_data_stops_the_build(results, make):
-    write(results, make("supervised", 1, data_fingerprint="c" * 64))
-    with pytest.raises(ValueError, match="differ in data: data_fingerprint d{12} != c{12}"):
+def test_mixed_data_and_architectures_stop_the_build(results, make):
+    data = {"source": "coco", "images": {"train": 500, "val": 148}}
+    path = write(results, make("supervised", 1, data_fingerprint="c" * 64, data=data))
+    with pytest.raises(RecordError, match="differ in data: images.train: 600 != 500"):
         build(results)
+    path = write(results, make("supervised", 1, data_fingerprint="c" * 64))
+    with pytest.raises(RecordError, match="differ in data: data_fingerprint d{12} != c{12}"):
+        build(results)
+    path.unlink()
+    write(results, make("supervised", 1, arch="resnet50"))
+    with pytest.raises(RecordError, match="differ in arch: arch resnet18 != resnet50"):
+        build(results)
+
+
+def recipes_file(folder, **hashes):
+    path = folder / "recipes.json"
+    path.write_text(json.dumps({"mini": hashes}))
+    return path
+
+
+def test_two_recipes_of_one_name_stop_the_build_even_in_different_tasks(results, make, recipe):
+    write(results, make("detco", task="knn", recipe=recipe("detco", bank_size=512)))
+    with pytest.raises(RecordError, match=r"mini: 'detco' stands for two recipes: coco_maskrcnn_c4 detco p0 s0 and knn "
+                                          r"detco p0 s0 differ in config\.method\.bank_size: 256 != 512; give"):
+        build(results)
+    write(results, make("detco", task="knn", recipe=make()["recipe"] | {"pool": "b" * 64}))
+    with pytest.raises(RecordError, match="differ in pool: 'aaa.*bbb"):
+        build(results, recipes_file(results.parent, detco=make()["recipe"]["hash"]))
+
+
+def test_two_checkpoints_under_one_foreign_name_stop_the_build(root, make):
+    unknown = dict.fromkeys(("hash", "config", "pool"))
+    for seed in range(2):
+        write(root, make("byol", seed, None, recipe=unknown, checkpoint={"hash": str(seed) * 64, "metadata": {}}))
+    with pytest.raises(RecordError, match="'byol' stands for two .* differ in checkpoint 0{12} != checkpoint 1{12}"):
+        build(root)
+
+
+def test_rows_of_a_recipe_that_is_not_todays_are_marked(results, make):
+    own = make()["recipe"]["hash"]
+    page = build(results, recipes_file(results.parent, detco=own, moco_v2="c" * 64))
+    assert list(scores(page))[:3] == ["detco", "moco_v2 §", "supervised"]
+    assert "moco_v2 §" not in build(results)
+
+
+def test_rows_that_todays_recipe_supersedes_stand_apart(results, make, recipe):
+    new = recipe("detco", bank_size=512)
+    write(results, make("detco", 0, recipe=new, metrics={"bbox_AP": 50.0}))
+    page = build(results, recipes_file(results.parent, detco=new["hash"]))
+    assert scores(page)["detco"]["bbox_AP"] == "50.0 †"
+    earlier = page.split("## mini · superseded recipes")[1]
+    assert "- detco: config.method.bank_size: 256 != 512" in earlier
+    assert scores(earlier, "superseded · coco_maskrcnn_c4")["detco §"]["bbox_AP"] == "24.5 ± 0.2"
+
+
+def test_the_checkpoints_of_a_scale_are_listed_and_several_of_one_seed_named(results, make):
+    def listed(page):
+        return [row[:1] + row[3:] for row in grid(page, "## mini · checkpoints")[1:]]
+
+    held = f"`{make()['checkpoint']['hash'][:12]}`"
+    assert listed(build(results))[0] == ["detco", "0", held, "coco_maskrcnn_c4"]
+    assert "Several checkpoints" not in build(results)
+    write(results, make("detco", task="knn", checkpoint={"hash": "0" * 64, "metadata": {}}))
+    page = build(results)
+    assert listed(page)[:2] == [["detco", "0", "`000000000000`", "knn"], ["detco", "0", held, "coco_maskrcnn_c4"]]
+    assert "Several checkpoints under one recipe and seed: detco." in page
+
+
+def test_changed_fields_stand_below_their_table(root, make):
+    write(root, make(schedule="mini+0a1b2c3d", changes={"train_cfg.rcnn.num": 512}))
+    assert "schedule mini+0a1b2c3d" in build(root) and "Changed: train_cfg.rcnn.num: 512." in build(root)
+
+
+@pytest.mark.parametrize(("text", "shown"), [
+    ("moco_v2", "moco_v2"), ("a|b", r"a\|b"), ("_a_ *b* `c`", r"\_a\_ \*b\* \`c\`"),
+    ("[x](http://y)", r"\[x\](http\://y)"),
+    ("<b>", r"\<b\>"), ("www.y.z", r"www\.y.z"), ("a\n# b", r"a \# b"),
+    ("@you $x$", r"\@you \$x\$"), ("a\\|", r"a\\\|"),
+])
+def test_escaped(text, shown):
+    assert escaped(text) == shown
 
 
 def test_versions_scales_and_schedules_never_share_a_table(make):
-    records = [make(scale="mini"), make(scale="small"), make(task_version=2, protocol_fingerprint="a" * 64),
+    records = [make(scale="mini"), make(scale="one_gpu"), make(scale="small"),
+               make(task_version=2, protocol_fingerprint="a" * 64),
                make(scale="paper", schedule="12k"), make(scale="paper", schedule="1x"), make("moco_v2")]
     found = tables(records)
     assert [(scale, version, schedule) for scale, _, version, schedule in found] == [
-        ("paper", 1, "12k"), ("paper", 1, "1x"), ("small", 1, "mini"), ("mini", 1, "mini"),
-        ("mini", 2, "mini")]
+        ("paper", 1, "12k"), ("paper", 1, "1x"), ("small", 1, "mini"), ("mini", 1, "mini"), ("mini", 2, "mini"),
+        ("one_gpu", 1, "mini")]
     assert len(found["mini", "coco_maskrcnn_c4", 1, "mini"]) == 2
 
 
@@ -185,11 +280,13 @@ def test_check_tells_a_stale_page_from_a_fresh_one(results, make, capsys):
     assert main(arguments) == 0 and main([*arguments, "--check"]) == 0
 
 
-def test_the_page_does_not_depend_on_the_order_of_writing(results, make, tmp_path):
+def test_the_page_does_not_depend_on_the_order_of_writing(results, make):
+    page = build(results)
+    shutil.rmtree(results)
     for seed in (2, 0, 1):
         for method in reversed(ALL):
-            write(tmp_path / "again", make(method, seed))
-    assert build(tmp_path / "again") == build(results)
+            write(results, make(method, seed))
+    assert build(results) == page
 
 
 def test_no_results_make_a_page_without_tables_and_no_folder_an_error(tmp_path, capsys):
@@ -231,10 +328,10 @@ def test_every_published_figure_has_a_cell():
 def test_the_console_table_orders_marks_and_counts(make):
     records = [make("moco_v2", 0), make("detco", 0), make("detco", 1)]
     header, _, first, second = format_rows(records, highlight="detco").splitlines()
-    assert header.split() == ["method", *metric_columns(records), "seeds"]
-    assert first.split()[:5] == ["->", "detco", "24.1", "±", "0.2"] and first.split()[-1] == "2"
+    assert header.split() == ["method", *metric_columns(records), "runs", "spread", "over"]
+    assert first.split()[:5] == ["->", "detco", "24.1", "±", "0.2"] and first.split()[-2:] == ["2", "transfers"]
     assert second.split()[:3] == ["moco_v2", "23.0", "†"]
-    with pytest.raises(ValueError, match="one scale, task, version and schedule, not of 2"):
+    with pytest.raises(RecordError, match="one scale, task, version and schedule, not of 2"):
         format_rows([*records, make(scale="small")])
 
 
@@ -243,6 +340,6 @@ def test_the_console_comparison(make):
     text = format_comparison(records, "supervised")
     assert "detco - supervised" in text and "supervised - supervised" not in text
     assert len(text.splitlines()) == 2 + 2 * 3
-    with pytest.raises(ValueError, match="no result of 'byol' to compare with; there are: detco, moco_v2"):
+    with pytest.raises(RecordError, match="no result of 'byol' to compare with; there are: detco, moco_v2"):
         format_comparison(records, "byol")
     assert format_comparison(records[:3], "random_init").startswith("nothing to compare yet")

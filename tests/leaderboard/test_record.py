@@ -1,125 +1,226 @@
 """The record seam: what is refused, what is written, and that no partial file is ever seen."""
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
-from leaderboard.record import is_shortened, main_metric, read_all, result_path, write, write_text
+from leaderboard.errors import RecordError
+from leaderboard.record import (
+    HERE,
+    brief_report,
+    fingerprint,
+    read_all,
+    required_of_name,
+    result_path,
+    write,
+    write_text,
+)
 
-REQUIRED = ("schema", "task", "task_version", "scale", "schedule", "method", "seed", "metrics", "per_class",
-            "load_report", "protocol_fingerprint", "data_fingerprint", "checkpoint", "detections", "cost",
-            "environment", "config")
+SCHEMA = json.loads((HERE / "schema.json").read_text(encoding="utf-8"))
+DOCS = HERE.parent / "docs" / "records.md"
 
 
-def test_a_record_comes_back_as_it_was_written(tmp_path, make):
+def fields(schema, path=""):
+    """Dotted path -> what the schema says of it, for every field that is named."""
+    found = {}
+    for name, own in schema.get("properties", {}).items():
+        here = f"{path}.{name}" if path else name
+        found |= {here: own} | fields(own, here)
+    return found
+
+
+def word(own):
+    """A field's type as docs/records.md writes it."""
+    if "const" in own:
+        return str(own["const"])
+    reference = own.get("$ref", "").rsplit("/")[-1]
+    reference = {"row": "name", "pool": "hash"}.get(reference, reference)
+    kinds = own.get("type", reference)
+    return " or ".join(kind if kind == "null" else reference or kind
+                       for kind in ([kinds] if isinstance(kinds, str) else kinds))
+
+
+def test_the_page_on_records_and_the_schema_say_the_same():
+    text = DOCS.read_text(encoding="utf-8").split("## Fields")[1].split("\n## ")[0]
+    documented = {name: kind for name, kind in re.findall(r"^\| `([\w.]+)` \| ([^|]+) \|", text, re.MULTILINE)}
+    assert documented == {name: word(own) for name, own in fields(SCHEMA).items()}
+
+
+def test_every_field_is_required_and_no_other_allowed_where_none_is_free():
+    free = {"metrics", "per_class", "train_losses", "changes", "recipe.config", "checkpoint.metadata",
+            "checkpoint.metadata.budget", "environment.versions"}
+    for name, own in [("", SCHEMA), *fields(SCHEMA).items()]:
+        if "object" in own.get("type", "") and name not in free:
+            assert own["required"] == list(own["properties"]) and own["additionalProperties"] is False, name
+
+
+def test_the_factory_makes_every_field(make):
+    def present(value, path=""):
+        names = {f"{path}.{key}" if path else key: own for key, own in value.items()}
+        return set(names).union(*(present(own, name) for name, own in names.items() if isinstance(own, dict)))
+
+    assert set(fields(SCHEMA)) - present(make()) == {"checkpoint.metadata.recipe_config"}
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return read_all(HERE / "results")
+
+
+def test_the_shipped_records_keep_the_contract_and_their_recipes(shipped):
+    assert shipped and all(record["recipe"]["hash"] == fingerprint(record["recipe"]["config"]) for record in shipped)
+
+
+def test_a_record_comes_back_as_it_was_written(root, make):
     records = [make(method, seed) for method in ("detco", "moco_v2") for seed in (0, 1)]
     for record in reversed(records):
-        write(tmp_path, record)
-    assert read_all(tmp_path) == records  # in the order of their paths
-    text = (tmp_path / "mini/coco_maskrcnn_c4/detco-seed0.json").read_text()
-    assert text.endswith("}\n") and text.startswith('{\n "checkpoint"')  # sorted keys, indent 1
+        write(root, record)
+    assert read_all(root) == records  # in the order of their paths
+    text = (root / "mini/coco_maskrcnn_c4/detco-p0-s0.json").read_text()
+    assert text.endswith("}\n") and text.startswith('{\n "arch"')  # sorted keys, indent 1
 
 
-def test_a_schedule_that_is_not_the_scales_own_is_a_folder(tmp_path, make):
+def test_path_of_a_record(root, make):
     small = make(scale="small", schedule="small")
-    assert result_path(tmp_path, small) == tmp_path / "small/coco_maskrcnn_c4/detco-seed0.json"
-    assert result_path(tmp_path, small | {"schedule": "10%"}).parent.name == "10%"
-    assert result_path(tmp_path, small | {"schedule": ""}) == result_path(tmp_path, small)
-    paper = make(seed=3, scale="paper", schedule="2x")
-    assert write(tmp_path, paper) == tmp_path / "paper/coco_maskrcnn_c4/2x/detco-seed3.json"
-    write(tmp_path, make(seed=3, scale="paper", schedule="12k"))
-    assert len(read_all(tmp_path)) == 2
+    assert result_path(root, small) == root / "small/coco_maskrcnn_c4/detco-p0-s0.json"
+    assert result_path(root, small | {"schedule": "10%"}).parent.name == "10%"
+    assert result_path(root, small | {"schedule": ""}) == result_path(root, small)
+    assert result_path(root, small | {"pretrain_seed": None}).name == "detco-s0.json"
+    paper = make(seed=3, pretrain_seed=2, scale="paper", schedule="2x")
+    assert write(root, paper) == root / "paper/coco_maskrcnn_c4/2x/detco-p2-s3.json"
+    write(root, make(seed=3, scale="paper", schedule="mini+0a1b2c3d"))
+    assert len(read_all(root)) == 2
 
 
-@pytest.mark.parametrize("field", REQUIRED)
+@pytest.mark.parametrize("field", [name for name in fields(SCHEMA) if not name.startswith("checkpoint.metadata.")])
 def test_a_missing_field_is_named(tmp_path, make, field):
     record = make()
-    del record[field]
-    with pytest.raises(ValueError, match=f"^field '{field}' is missing$"):
+    *parents, last = field.split(".")
+    holder = record
+    for part in parents:
+        holder = holder[part]
+    del holder[last]
+    with pytest.raises(RecordError, match=f"^field '{re.escape(field)}' is missing$"):
         write(tmp_path, record)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("field", "value", "message"), [
-    ("schema", 2, "'schema' is 2; this version reads schema 1"),
-    ("scale", "huge", "'scale' is 'huge'"),
-    ("seed", True, "'seed' must be int, not bool"),
-    ("seed", "0", "'seed' must be int, not str"),
-    ("detections", 7, "'detections' must be str or null, not int"),
-    ("method", "../detco", "'method' is '../detco'"),
+    ("schema", 1, "'schema' is 1; this version reads schema 2"),
+    ("schema", "2", "'schema' is '2'; it must be 2"),
+    ("seed", True, "'seed' is True; it must be integer"),
+    ("seed", "0", "'seed' is '0'; it must be integer"),
+    ("seed", 1.0, "'seed' is 1.0; it must be integer"),
+    ("seed", -1, "'seed' is -1; it must be at least 0"),
+    ("seed", 2 ** 32, "'seed' is 4294967296; it must be at most 4294967295"),
+    ("pretrain_seed", -1, "'pretrain_seed' is -1; it must be at least 0"),
+    ("detections", 7, "'detections' is 7; it must be string or null"),
+    ("scale", "", "'scale' is ''; it must be at most 100 letters"),
+    ("method", "../detco", "'method' is '../detco'; it must be at most 100 letters"),
     ("method", "a|b", "'method' is 'a|b'"),
+    ("method", "<b>a</b>", "'method' is '<b>a</b>'"),
+    ("method", "detco\n", r"'method' is 'detco\n'"),
+    ("method", "a" * 101, "'method' is 'aaa"),
+    ("method", "detco-p1", "not ending like -p0 or -s0"),  # its row without -p would have detco's path
     ("task", "", "'task' is ''"),
-    ("data_fingerprint", "unknown", "'data_fingerprint' is 'unknown'"),
-    ("metrics", {"bbox_AP": "23"}, "'metrics.bbox_AP' must be int or float or null, not str"),
-    ("metrics", {"speed": 2.0}, "'metrics' holds no main metric"),
-    ("main_metric", "AP", "'main_metric' is 'AP', which 'metrics' does not hold"),
-    ("unreliable", True, "'unreliable' must be str or null, not bool"),
+    ("schedule", "a/b", "'schedule' is 'a/b'"),
+    ("data_fingerprint", "unknown", "'data_fingerprint' is 'unknown'; it must be 12 to 64 hex digits"),
+    ("protocol_fingerprint", "a" * 12, "must be 64 hex digits"),
+    ("metrics", {"bbox_AP": "23"}, "'metrics.bbox_AP' is '23'; it must be number or null"),
+    ("metrics", {"bbox_AP": 250.0}, "'metrics.bbox_AP' is 250.0; it must be at most 100"),
+    ("metrics", {"bbox_AP": -1.0}, "'metrics.bbox_AP' is -1.0; it must be at least 0"),
+    ("metrics", {"bbox_AP": 1e308}, "it must be at most 100"),
+    ("metrics", {"bbox_AP": 2.0, "a|b": 1.0}, "a name in 'metrics' is 'a|b'; it must be"),
+    ("metrics", {"speed": 2.0}, "'main_metric' is 'bbox_AP', which 'metrics' does not hold"),
+    ("per_class", {"bbox": {"a\nb": 1.0}}, r"a name in 'per_class.bbox' is 'a\nb'; it must be one line"),
+    ("per_class", {"bbox": {"a": 101}}, "'per_class.bbox.a' is 101; it must be at most 100"),
+    ("load_report", {"loaded": 1} | {key: {"count": 0, "first": []} for key in ("missing", "unexpected", "ignored")}
+     | {"fresh": {"count": 9, "first": ["a"] * 9}},
+     "'load_report.fresh.first' is ['a', 'a', 'a', 'a', 'a', 'a', ...]; it must be a list of at most eight names"),
+    ("unreliable", True, "'unreliable' is True; it must be string or null"),
+    ("unreliable", "a\n# heading", "'unreliable' is 'a"),
+    ("unreliable", "seen \u202egnisrever", "it must be one line"),
+    ("config", {}, "'(the whole record)' holds 'config', which docs/records.md does not know"),
+    ("limit", 0, "'limit' is 0; it must be at least 1"),
+    ("data", {"source": "coco", "images": {"train": 600}}, "'data.images.val' is missing"),
+    ("recipe", {"hash": "b" * 64, "config": {"lr": 1}, "pool": None}, "'recipe.hash' is bbb"),
+    ("checkpoint", {"hash": "b" * 64, "metadata": {"recipe_config": {}}}, "'checkpoint.metadata.recipe_config' is {}"),
 ])
 def test_a_bad_field_is_named(tmp_path, make, field, value, message):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(RecordError) as error:
         write(tmp_path, make() | {field: value})
-    assert message in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 300
 
 
-def test_reading_names_file_and_field(tmp_path, make):
-    path = write(tmp_path, make())
-    record = make()
-    del record["cost"]
-    path.write_text(json.dumps(record))
-    with pytest.raises(ValueError, match="detco-seed0.json: field 'cost' is missing"):
-        read_all(tmp_path)
-    path.write_text('{"schema": 1')
-    with pytest.raises(ValueError, match="detco-seed0.json: Expecting"):
-        read_all(tmp_path)
-    path.write_text("[]")
-    with pytest.raises(ValueError, match="detco-seed0.json: .*must be dict, not list"):
-        read_all(tmp_path)
+@pytest.mark.parametrize("name", ["detco", "detco-p", "DetCo_v2.1+0a1b"])
+def test_the_rule_of_names_passes_a_good_one(name):
+    assert required_of_name(name) == ""
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "..", "/a", "a\n", "detco-s0", "a" * 101])
+def test_the_rule_of_names_is_said_of_a_bad_one(name):
+    assert required_of_name(name).startswith("at most 100 letters, digits and _ . + % -")
+
+
+def test_a_foreign_checkpoint_has_neither_seed_nor_recipe(root, make):
+    foreign = make("byol", pretrain_seed=None, recipe=dict.fromkeys(("hash", "config", "pool")))
+    assert read_all(root) == [] and write(root, foreign).name == "byol-s0.json" and read_all(root) == [foreign]
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda text: text[:20], "Expecting|Unterminated"),
+    (lambda text: "[]", "the whole record.* must be object"),
+    (lambda text: text.replace('"seed": 0', '"seed": 0, "seed": 1'), "field 'seed' stands twice"),
+    (lambda text: text.replace("1500000000", "Infinity"), "Infinity is no JSON number; write null"),
+    (lambda text: text.replace("84.0", "NaN"), "NaN is no JSON number"),
+    (lambda text: text.replace("84.0", "1e999"), "'1e999' is beyond any number"),
+    (lambda text: "[" * 100_000, "recursion"),
+    (lambda text: text.replace("Linux", "\u00ff").encode("latin-1"), "utf-8"),
+    (lambda text: text.replace('"limit": null', '"limit": 8'), "field 'limit' is set: a shortened run"),
+])
+def test_reading_a_damaged_file_names_it_in_one_line(root, make, change, message):
+    path = write(root, make())
+    damaged = change(path.read_text())
+    path.write_bytes(damaged if isinstance(damaged, bytes) else damaged.encode())
+    with pytest.raises(RecordError, match=f"detco-p0-s0.json: .*(?:{message})") as error:
+        read_all(root)
+    assert "\n" not in str(error.value)
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere"):
+    with pytest.raises(RecordError, match="nowhere"):
         read_all(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("where", ["record", "environment"])
-def test_a_shortened_run_among_the_results_is_refused(tmp_path, make, where):
-    record = make(limit=None)
-    assert not is_shortened(record)
-    (record if where == "record" else record["environment"])["limit"] = 8
-    assert is_shortened(record)
-    write(tmp_path, record)  # a scratch folder may hold it
-    with pytest.raises(ValueError, match="detco-seed0.json: field 'limit' is set"):
-        read_all(tmp_path)
+def test_a_misfiled_record_is_refused(root, make):
+    path = write(root, make())
+    path.rename(path.with_name("detco-p0-s1.json"))
+    with pytest.raises(RecordError, match="detco-p0-s1.json: its fields say it is .*detco-p0-s0.json"):
+        read_all(root)
 
 
-def test_a_misfiled_record_is_refused(tmp_path, make):
-    path = write(tmp_path, make())
-    path.rename(path.with_name("detco-seed1.json"))
-    with pytest.raises(ValueError, match="detco-seed1.json: its fields say it is .*detco-seed0.json"):
-        read_all(tmp_path)
-
-
-def test_not_a_number_becomes_null(tmp_path, make):
-    record = make(metrics={"bbox_AP": 1.0, "segm_AP": float("nan")}, per_class={"disc": [float("inf"), 2.0]})
-    stored = json.loads(write(tmp_path, record).read_text(), parse_constant=pytest.fail)
+def test_not_a_number_becomes_null(root, make):
+    record = make(metrics={"bbox_AP": 1.0, "segm_AP": float("nan")}, per_class={"bbox": {"disc": float("inf")}})
+    stored = json.loads(write(root, record).read_text(), parse_constant=pytest.fail)
     assert stored["metrics"] == {"bbox_AP": 1.0, "segm_AP": None}
-    assert stored["per_class"] == {"disc": [None, 2.0]}
-    assert record["per_class"]["disc"][0] == float("inf")  # the caller's record is left alone
+    assert stored["per_class"] == {"bbox": {"disc": None}}
+    assert record["per_class"]["bbox"]["disc"] == float("inf")  # the caller's record is left alone
 
 
-def test_what_json_cannot_hold_leaves_the_old_file_alone(tmp_path, make):
-    path = write(tmp_path, make())
+def test_what_json_cannot_hold_leaves_the_old_file_alone(root, make):
+    path = write(root, make())
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="detco seed 0 is not JSON: .*set"):
-        write(tmp_path, make(per_class={"disc": {1, 2}}))
+    with pytest.raises(RecordError, match="detco s0 is not JSON: .*set"):
+        write(root, make(per_class={"disc": {1, 2}}))
     assert path.read_bytes() == before and os.listdir(path.parent) == [path.name]
 
 
 @pytest.mark.parametrize("step", ["write", "replace"])
-def test_a_failing_disk_leaves_the_old_file_and_no_partial_one(tmp_path, make, monkeypatch, step):
-    path = write(tmp_path, make())
+def test_a_failing_disk_leaves_the_old_file_and_no_partial_one(root, make, monkeypatch, step):
+    path = write(root, make())
     before = path.read_bytes()
 
     def full(*arguments, **options):
@@ -134,7 +235,7 @@ def test_a_failing_disk_leaves_the_old_file_and_no_partial_one(tmp_path, make, m
     else:
         monkeypatch.setattr("leaderboard.record.Path.write_text", half)
     with pytest.raises(OSError, match="No space left"):
-        write(tmp_path, make(cost={}))
+        write(root, make(arch="resnet50"))
     assert path.read_bytes() == before and os.listdir(path.parent) == [path.name]
 
 
@@ -152,23 +253,24 @@ def test_readers_see_the_old_text_until_the_new_one_is_whole(tmp_path, monkeypat
     assert seen == [("old", "new", tmp_path)] and path.read_text() == "new"
 
 
-@pytest.mark.parametrize(("metrics", "expected"), [
-    ({"segm_AP": 1.0, "bbox_AP": 2.0}, "bbox_AP"),
-    ({"bbox_AP": 1.0, "keypoints_AP": 2.0}, "keypoints_AP"),
-    ({"top5": 1.0, "top1": 2.0}, "top1"),
-    ({"mIoU": 1.0}, "mIoU"),
-    ({"segm_AP50": 1.0, "segm_AP": 2.0}, "segm_AP"),
-])
-def test_the_main_metric(make, metrics, expected):
-    assert main_metric(make(metrics=metrics)) == expected
-    named = min(metrics)
-    assert main_metric(make(metrics=metrics, main_metric=named)) == named
+def test_a_load_report_is_counted_and_cut_to_its_first_names():
+    report = {"loaded": 3, "missing": [], "unexpected": ["a"], "ignored": {"b": "a head"},
+              "fresh": [f"head.{i}" for i in range(20)]}
+    assert brief_report(report) == {
+        "loaded": 3, "missing": {"count": 0, "first": []}, "unexpected": {"count": 1, "first": ["a"]},
+        "ignored": {"count": 1, "first": ["b"]}, "fresh": {"count": 20, "first": [f"head.{i}" for i in range(8)]}}
+    assert brief_report({}) is None
+
+
+def test_a_fingerprint_is_the_sha256_of_sorted_json():
+    # printf '{"a": [1, 2.0], "b": null}' | sha256sum
+    assert fingerprint({"b": None, "a": (1, 2.0)}) == "bd875cb0c864a4c2d6094ec21bfd3bc09a21435db8c9b37396ddd86ae47e0065"
 
 
 def test_importing_the_room_brings_neither_torch_nor_another_room():
     code = ("import sys, leaderboard.__main__\n"
-            "rooms = {'torch', 'numpy', 'scipy', 'mmdet', 'detco', 'baselines', 'benchmarks'}\n"
+            "rooms = {'torch', 'numpy', 'scipy', 'jsonschema', 'mmdet', 'detco', 'baselines', 'benchmarks'}\n"
             "heavy = rooms & set(sys.modules)\n"
             "sys.exit(', '.join(sorted(heavy)) or 0)")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=HERE.parent)
     assert (done.returncode, done.stderr) == (0, "")

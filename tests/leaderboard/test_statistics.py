@@ -1,14 +1,21 @@
-"""Seeds to summaries and paired differences, against cases worked by hand and against scipy."""
+"""Runs to summaries and paired differences, against cases worked by hand and against scipy."""
 import math
 
 import pytest
 
-from leaderboard.statistics import paired_difference, summarise, t_quantile
+from leaderboard.errors import RecordError
+from leaderboard.statistics import paired_difference, prediction_half_width, scores, summarise, taken_over
 
 
-def rows(method, **seeds):
-    return [{"method": method, "seed": int(seed[1:]), "metrics": {"bbox_AP": value}}
-            for seed, value in seeds.items()]
+def rows(method, deterministic=False, **values):
+    """Rows of one method by run: `s1` is transfer seed 1 of pretraining 0, `p2s1` of 2, `n1` of an unknown one."""
+    found = []
+    for run, value in values.items():
+        pretraining, seed = run.lstrip("pn").split("s") if "s" in run else (None, run[1:])
+        found.append({"method": method, "seed": int(seed), "deterministic": deterministic,
+                      "pretrain_seed": None if pretraining is None else int(pretraining or 0),
+                      "metrics": {"bbox_AP": value}})
+    return found
 
 
 def test_summary_of_a_case_worked_by_hand():
@@ -32,24 +39,6 @@ def test_summary_agrees_with_numpy():
     over = summarise(values)
     assert over.mean == pytest.approx(numpy.mean(values), rel=1e-12)
     assert over.sd == pytest.approx(numpy.std(values, ddof=1), rel=1e-12)
-
-
-@pytest.mark.parametrize(("df", "printed"), [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (9, 2.262),
-                                             (10, 2.228), (29, 2.045), (30, 2.042), (120, 1.980)])
-def test_t_quantile_is_the_printed_tables(df, printed):
-    assert t_quantile(df) == pytest.approx(printed, abs=5e-4)
-
-
-def test_t_quantile_agrees_with_scipy():
-    stats = pytest.importorskip("scipy.stats")
-    for df in (*range(1, 40), 137):
-        for coverage in (0.5, 0.95, 0.999):
-            assert t_quantile(df, coverage) == pytest.approx(stats.t.ppf((1 + coverage) / 2, df), rel=1e-9)
-
-
-def test_t_quantile_refuses_what_has_none():
-    with pytest.raises(ValueError, match="df >= 1"):
-        t_quantile(0)
 
 
 def test_paired_difference_of_a_case_worked_by_hand():
@@ -83,16 +72,56 @@ def test_unpaired_and_unmeasured_seeds_are_named_and_left_out():
     a = rows("a", s0=5.0, s1=6.0, s3=float("nan"), s4=9.0)
     b = rows("b", s0=4.0, s1=4.0, s2=7.0, s3=1.0, s4=None)
     found = paired_difference(a, b, "bbox_AP")
-    assert (found.mean, found.n, found.unpaired) == (1.5, 2, (2, 3, 4))
+    assert (found.mean, found.n, found.unpaired) == (1.5, 2, ((0, 2), (0, 3), (0, 4)))
 
 
 def test_one_pair_has_no_interval_and_none_no_mean():
     one = paired_difference(rows("a", s0=50.0), rows("b", s0=1.0), "bbox_AP")
     assert one.mean == 49.0 and math.isnan(one.low) and not one.clear
     none = paired_difference(rows("a", s0=50.0), rows("b", s1=1.0), "bbox_AP")
-    assert none.n == 0 and math.isnan(none.mean) and none.unpaired == (0, 1)
+    assert none.n == 0 and math.isnan(none.mean) and none.unpaired == ((0, 0), (0, 1))
 
 
 def test_a_seed_twice_is_refused():
-    with pytest.raises(ValueError, match="a: two records of one seed"):
+    with pytest.raises(RecordError, match="a: two records of one seed"):
         paired_difference(rows("a", s0=1.0) * 2, rows("b", s0=1.0), "bbox_AP")
+
+
+def test_runs_are_paired_by_both_seeds():
+    # Paired rightly every difference is 1; by the transfer seed alone they would be -9, 11, ...
+    a = rows("a", p0s0=11.0, p0s1=21.0, p1s0=31.0, p1s1=41.0)
+    b = rows("b", p1s0=30.0, p0s0=10.0, p1s1=40.0, p0s1=20.0, p2s0=1.0)
+    found = paired_difference(a, b, "bbox_AP")
+    assert (found.mean, found.se, found.n, found.unpaired) == (1.0, 0.0, 4, ((2, 0),))
+
+
+def test_rows_of_an_unknown_pretraining_meet_the_mean_of_the_others_pretrainings():
+    a, b = rows("a", n0=12.0, n1=24.0), rows("b", p0s0=10.0, p1s0=12.0, p0s1=20.0, p1s1=22.0)
+    for found, sign in ((paired_difference(a, b, "bbox_AP"), 1), (paired_difference(b, a, "bbox_AP"), -1)):
+        assert (found.mean, found.n, found.unpaired) == (sign * 2.0, 2, ())  # 12 - 11 and 24 - 21
+
+
+def test_repetitions_of_a_deterministic_score_are_one_run():
+    a = rows("a", True, s0=37.5, s1=37.5, s2=37.5)
+    assert scores(a, "bbox_AP") == {(0, None): 37.5} and summarise(scores(a, "bbox_AP").values()).n == 1
+    once = paired_difference(a, rows("b", True, s0=30.0, s1=30.0, s2=30.0), "bbox_AP")
+    assert (once.mean, once.n) == (7.5, 1) and math.isnan(once.low) and not once.clear
+    # Over pretrainings chance had a say: 7 and 9 differ by their sd, sqrt(2), over sqrt(2).
+    twice = paired_difference(rows("a", True, p0s0=37.0, p0s1=37.0, p1s0=39.0), rows("b", True, p0s0=30.0, p1s0=30.0),
+                              "bbox_AP")
+    assert (twice.mean, twice.se, twice.n) == (8.0, pytest.approx(1.0), 2)
+
+
+@pytest.mark.parametrize(("runs", "deterministic", "expected"), [
+    (("s0",), False, ""), (("s0", "s1"), False, "transfers"), (("p0s0", "p1s0"), False, "pretrainings"),
+    (("p0s0", "p1s1"), False, "both"), (("p0s0", "p0s1", "p1s0", "p1s1"), False, "both"),
+    (("n0", "n1"), False, "transfers"),
+    (("s0", "s1"), True, ""), (("p0s0", "p1s1"), True, "pretrainings"),
+])
+def test_what_a_spread_is_taken_over(runs, deterministic, expected):
+    assert taken_over(rows("a", deterministic, **dict.fromkeys(runs, 1.0))) == expected
+
+
+def test_prediction_interval_of_a_case_worked_by_hand():
+    # sd 1, t(2) = 4.303, times the root of 1 + 1/3.
+    assert prediction_half_width(summarise([1.0, 2.0, 3.0])) == pytest.approx(4.303 * math.sqrt(4 / 3), abs=1e-3)

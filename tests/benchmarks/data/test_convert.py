@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import prepare
-from benchmarks.data import cityscapes, synthetic_sets
+from benchmarks.data import synthetic_sets
 from benchmarks.data.synthetic import VERSION, write_scenes
 
 SETS = (("2007", "trainval", "000001"), ("2007", "test", "000002"), ("2012", "trainval", "2008_000001"))

@@ -8,7 +8,6 @@ import torch
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch import nn
@@ -38,8 +37,8 @@ def model(cfg):
     return MODELS.build(cfg.model)
 
 
-COMMON = "PROTOCOLS, common to all detection tasks: "
-TABLE = "PROTOCOLS, table, coco_maskrcnn_c4: "
+COMMON = "docs/protocols.md, common to all detectors: "
+TABLE = "docs/protocols.md, tasks, coco_maskrcnn_c4: "
 D2 = "detectron2 defaults, C4: "
 ROI, RPN = "model.roi_head.", "model.rpn_head."
 FACTS = [  # (source, key of the resolved config, value)
@@ -115,7 +114,7 @@ def test_the_resolved_config_states_the_protocol(cfg, source, key, value):
 
 
 def test_anchors(model):
-    """PROTOCOLS: anchors 32 to 512 x 3 ratios; detectron2: offset 0, stride 16."""
+    """docs/protocols.md: anchors 32 to 512 x 3 ratios; detectron2: offset 0, stride 16."""
     generator = model.rpn_head.prior_generator
     (anchors,) = generator.base_anchors
     size = anchors[:, 2:] - anchors[:, :2]
@@ -127,7 +126,7 @@ def test_anchors(model):
 
 
 def test_shapes_of_the_built_detector(model):
-    """PROTOCOLS: C4 features, res5 on each RoI, extra BN; detectron2: heads of C4."""
+    """docs/protocols.md: C4 features, res5 on each RoI, extra BN; detectron2: heads of C4."""
     model.train()
     roi = model.roi_head
     with torch.no_grad():

@@ -150,7 +150,7 @@ def test_decoded_points_are_torchvisions_in_the_original_images_pixels(pair):
 
 
 def test_heat_maps_are_56_wide(pair):
-    """PROTOCOLS: RoIAlign 14, 56 x 56 heat maps."""
+    """docs/protocols.md: RoIAlign 14, 56 x 56 heat maps."""
     ours, _, features = pair
     with torch.no_grad():
         assert ours._mask_forward(features, torch.tensor([[1.0, 0, 0, 99, 99]]))["mask_preds"].shape == (1, 17, 56, 56)

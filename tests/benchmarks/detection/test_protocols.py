@@ -28,8 +28,8 @@ RCNN_FPN = (*MASK_FPN, "coco_keypointrcnn_fpn")
 RCNN = (*C4, *RCNN_FPN)
 RETINANET = ("coco_retinanet_fpn", "coco_semisup_retinanet_fpn")
 
-COMMON = "PROTOCOLS, common: "
-TABLE = "PROTOCOLS, table: "
+COMMON = "docs/protocols.md, common to all detectors: "
+TABLE = "docs/protocols.md, tasks: "
 D2 = "detectron2 "
 MOCO = "MoCo, appendix: "
 SPARSE = "Sparse R-CNN, its configuration: "
@@ -223,7 +223,7 @@ def test_semi_supervised_tasks_differ_in_schedule_alone():
 
 
 def test_nothing_is_frozen_and_every_norm_trains(built):
-    """PROTOCOLS: every layer trains; SyncBN with norm_eval=True is inert."""
+    """docs/protocols.md: every layer trains; SyncBN with norm_eval=True is inert."""
     task, _, model = built
     assert all(parameter.requires_grad for parameter in model.parameters())
     model.eval()
@@ -238,7 +238,7 @@ def test_nothing_is_frozen_and_every_norm_trains(built):
 
 @pytest.mark.parametrize("task", DETECTORS)
 def test_images_are_flipped_half_of_the_time(task):
-    """PROTOCOLS, common: horizontal flip."""
+    """docs/protocols.md, common to all detectors: horizontal flip."""
     [flip] = [step for step in resolved(task).train_pipeline if step.type.endswith("RandomFlip")]
     assert flip.prob == 0.5 and flip.get("direction", "horizontal") == "horizontal"
 
@@ -270,7 +270,7 @@ def test_heads_have_their_shapes(built):
 
 
 def test_input_is_rgb_with_imagenet_statistics(built):
-    """PROTOCOLS: RGB, ImageNet mean and standard deviation in [0, 255]."""
+    """docs/protocols.md: RGB, ImageNet mean and standard deviation in [0, 255]."""
     bgr = torch.tensor([103.53, 116.28, 123.675]).view(3, 1, 1).expand(3, 32, 32)
     red = bgr + torch.tensor([0, 0, 58.395]).view(3, 1, 1)  # BGR: one deviation more red
     (inputs,) = built[2].data_preprocessor({"inputs": [red], "data_samples": None})["inputs"]
@@ -278,8 +278,8 @@ def test_input_is_rgb_with_imagenet_statistics(built):
 
 
 def test_weight_decay_spares_normalisation_only(built):
-    """PROTOCOLS: weight decay 1e-4, 0 on normalisation layers, which Sparse R-CNN's authors did not spare; read from
-    the built optimiser."""
+    """docs/protocols.md: weight decay 1e-4, 0 on normalisation layers, which Sparse R-CNN's authors did not spare;
+    read from the built optimiser."""
     task, config, model = built
     groups = build_optim_wrapper(model, dict(type="OptimWrapper", **config.optimizer)).optimizer.param_groups
     decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
@@ -315,7 +315,7 @@ def test_retinanet_focuses_from_a_prior_of_one_percent_and_its_top_is_plain():
 
 
 def test_fcn_has_stride_16_and_pixels_without_label_do_not_count():
-    """PROTOCOLS: stride 16; MoCo, appendix."""
+    """docs/protocols.md: stride 16; MoCo, appendix."""
     init_default_scope("mmdet")
     model = MODELS.build(resolve(load_task("cityscapes_semseg_fcn"), "resnet18", 19).model).eval()
     with torch.no_grad():
