@@ -65,14 +65,14 @@ class DetCo(Method):
         terms: of "g2g", "l2l", "g2l", those that count (Table 12 ablates them).
         dim, bank_size, temperature, momentum: MoCo v2's 128, 65536, 0.2 and 0.999.
         permute: shuffle the order of an image's patches, as PIRL does; DetCo does not say that it does.
-        batch_norm: "shuffle" (keys under shuffled statistics) or "sync" (SyncBN, which the engine puts in). Under "sync"
-            a query and its key share no statistics of a few images, but a batch still differs from the banks in its
-            own: the loss can tell positives from negatives by them.
-        bn_splits: virtual ranks under "shuffle": one process computes what so many would, several share them out (8: the
-            GPUs that DetCo and MoCo trained on). 1 leaves a lone process without a shuffle, and a query's statistics then
-            tell its key.
-        local_hidden: width of local projectors' hidden layers, in C_s. 1 is MoCo v2's rule for C5; the paper gives none,
-            and one public attempt has 9, the width of what comes in.
+        batch_norm: "shuffle" (keys under shuffled statistics) or "sync" (SyncBN, which the engine puts in). Under
+            "sync" a query and its key share no statistics of a few images, but a batch still differs from the banks in
+            its own: the loss can tell positives from negatives by them.
+        bn_splits: virtual ranks under "shuffle": one process computes what so many would, several share them out (8:
+            the GPUs that DetCo and MoCo trained on). 1 leaves a lone process without a shuffle, and a query's
+            statistics then tell its key.
+        local_hidden: width of local projectors' hidden layers, in C_s. 1 is MoCo v2's rule for C5; the paper gives
+            none, and one public attempt has 9, the width of what comes in.
         statistics: batch norm's, of the backbone that is handed on: as "trained", a mixture of images and patches; as
             "global_only", patches normalised by themselves but without a say in the running statistics; or "global",
             estimated anew on global views under the final weights. Detectors estimate their own.

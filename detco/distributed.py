@@ -40,8 +40,8 @@ def splits_here(ranks: int, parts: int, processes: int | None = None) -> int:
 def check_splits(splits: int, images: int) -> None:
     """Raise UserError for splits that do not divide so many images, or leave one image to itself."""
     if splits > 1 and (images % splits or images == splits):
-        raise UserError(f"bn_splits: {splits} splits of {images} images: give a number that divides them into two or more "
-                        "each")
+        raise UserError(f"bn_splits: {splits} splits of {images} images: give a number that divides them into two or "
+                        "more each")
 
 
 @torch.no_grad()

@@ -255,8 +255,8 @@ def identity(config: dict, fingerprint: str, seed: int) -> str:
 
 
 def check_batch(config: dict, processes: int = 1) -> None:
-    """Raise UserError for a batch that does not divide among processes, parts and virtual ranks. Needs no data, so that it
-    can be asked before any work."""
+    """Raise UserError for a batch that does not divide among processes, parts and virtual ranks. Needs no data, so that
+    it can be asked before any work."""
     batch, parts = config["schedule"]["batch"], config["schedule"].get("accumulation", 1)
     check_shares(batch, processes, parts)
     if config["method"].get("batch_norm", "shuffle") == "shuffle" and "bn_splits" in config["method"]:
@@ -265,8 +265,8 @@ def check_batch(config: dict, processes: int = 1) -> None:
 
 
 def build(config: dict, num_classes: int) -> Method:
-    """The method of a resolved config, whose `type` is "module:Class". Raises UserError for a class that is not there or
-    arguments it refuses."""
+    """The method of a resolved config, whose `type` is "module:Class". Raises UserError for a class that is not there
+    or arguments it refuses."""
     arguments = dict(config["method"])
     name = arguments.pop("type")
     try:
@@ -302,7 +302,8 @@ def build_optimizer(method: Method, settings: dict) -> torch.optim.Optimizer:
 
 
 def compile_backbones(method: Method) -> None:
-    """Compile every backbone of a method, the momentum encoder's too, when it is first used; a graph for each kind of view."""
+    """Compile every backbone of a method, the momentum encoder's too, when it is first used; a graph for each kind of
+    view."""
     for module in method.modules():
         if isinstance(module, ResNetLevels):
             module.compile(dynamic=False)
@@ -314,9 +315,10 @@ def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: 
 
     Args:
         config: resolved: `name` (the method's, of its file), `method` (class and arguments), `optimizer` (class and
-            arguments), `schedule` (epochs, batch, policy, warmup), `amp`, `workers`, `max_broken` (the share of a folder's
-            images that may fail to decode), `compile` if the backbones shall be, `monitor` (`knn_every` epochs, `resize`,
-            `crop`, and k and temperature where they are not 20 and 0.07) if k-NN shall be measured on the way.
+            arguments), `schedule` (epochs, batch, policy, warmup), `amp`, `workers`, `max_broken` (the share of a
+            folder's images that may fail to decode), `compile` if the backbones shall be, `monitor` (`knn_every`
+            epochs, `resize`, `crop`, and k and temperature where they are not 20 and 0.07) if k-NN shall be measured on
+            the way.
         pool: the images.
         work_dir: holds `checkpoint.safetensors` at the end, `run.log`, scalars, and the states to resume from.
         seed: of weights, order and augmentation.
@@ -373,8 +375,8 @@ def _refuse_others(work_dir: Path, config: dict) -> None:
     before, now = (_leaves(recipe(c)) for c in (json.loads(stated.read_text()), json.loads(json.dumps(config))))
     if changed := [key for key in before | now if before.get(key) != now.get(key)]:
         key = changed[0]
-        raise UserError(f"{work_dir}: holds states of another recipe: {key} was {before.get(key)}, is {now.get(key)} now; "
-                        "give another folder, or start over without them")
+        raise UserError(f"{work_dir}: holds states of another recipe: {key} was {before.get(key)}, is {now.get(key)} "
+                        "now; give another folder, or start over without them")
 
 
 def _leaves(tree: dict, prefix: str = "") -> dict:
@@ -388,8 +390,8 @@ def _train(method, pool, config, steps, work_dir, seed, resume, tensorboard, mon
     runner = runner_of(method, pool, config, steps, work_dir, seed, f"pretrain {config['name']}", resume,
                        tensorboard)
     if config.get("monitor") and monitor:
-        batch = config["schedule"]["batch"]
-        runner.register_hook(KnnMonitor(work_dir / "monitor.jsonl", monitor, batch, len(pool) / batch, **config["monitor"]))
+        path, batch = work_dir / "monitor.jsonl", config["schedule"]["batch"]
+        runner.register_hook(KnnMonitor(path, monitor, batch, len(pool) / batch, **config["monitor"]))
     with torch.backends.cudnn.flags(enabled=True, benchmark=True):  # every step has the same sizes; detectors' have not
         runner.train()
         method.finish(_further_batches(runner, steps, seed))
@@ -447,8 +449,8 @@ def runner_of(method: Method, pool: MemoryPool | FolderPool, config: dict, steps
 
 def _schedulers(schedule: dict, steps: int) -> list[dict]:
     """The learning rate's: `policy` "cosine", decay to zero (MoCo v2), "step", by 0.1 at the `milestones` in epochs
-    (torchvision's supervised), or "constant"; after `warmup` epochs, if any, in which it rises evenly to its full value.
-    Raises UserError for another policy, or a warm-up as long as the run."""
+    (torchvision's supervised), or "constant"; after `warmup` epochs, if any, in which it rises evenly to its full
+    value. Raises UserError for another policy, or a warm-up as long as the run."""
     warmup = round(steps * schedule.get("warmup", 0) / schedule["epochs"])
     if warmup >= steps:
         raise UserError(f"schedule: a warm-up of {warmup} steps leaves none of {steps}")

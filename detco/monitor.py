@@ -1,4 +1,4 @@
-"""k-NN by level while pretraining runs: what the features are worth on labelled images, without touching what is drawn."""
+"""k-NN by level while pretraining runs: what features are worth on labelled images, touching nothing that is drawn."""
 import json
 import time
 from collections.abc import Iterator
@@ -77,7 +77,8 @@ class KnnMonitor(Hook):
     def __init__(self, path: Path, pools: tuple, images: int, epoch: float, knn_every: float, resize: int, crop: int,
                  k: int = 20, temperature: float = 0.07):
         if list(pools[0].classes) != list(pools[1].classes):
-            raise UserError("monitor: the pool that votes and the one that is asked have other classes; give parts of one")
+            raise UserError("monitor: the pool that votes and the one that is asked have other classes; give parts of "
+                            "one")
         self.path, self.pools, self.images, self.epoch, self.every = path, pools, images, epoch, knn_every
         self.sizes, self.vote = (resize, crop), (k, temperature)
 

@@ -63,7 +63,8 @@ def resized_crop(images: Tensor, boxes: Tensor, size: int) -> Tensor:
         [N, C, size, size].
     """
     left, top, right, bottom = boxes.to(images.device, images.dtype, non_blocking=True)[:, :, None, None].unbind(1)
-    rows, columns = (_triangles(*axis, size) for axis in ((top, bottom, images.shape[2]), (left, right, images.shape[3])))
+    rows, columns = (_triangles(*axis, size) for axis in ((top, bottom, images.shape[2]),
+                                                          (left, right, images.shape[3])))
     return rows[:, None] @ (images @ columns.mT[:, None])
 
 
@@ -135,7 +136,8 @@ def color_jitter(x: Tensor, order: Tensor, factors: Tensor) -> None:
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Blur images [M, C, S, S] in [0, 1] with a standard deviation [M] in pixels of each image's own, cut off at `radius`.
+    """Blur images [M, C, S, S] in [0, 1] with a standard deviation [M] in pixels of each image's own, cut off at
+    `radius`.
 
     The kernel is the Gaussian whose frequencies end where the image's do. From a deviation of 0.8 pixels on it equals
     the Gaussian's values at the pixels, which libraries take, and which were taken here before; below, those miss most
@@ -221,8 +223,8 @@ class View:
         return self.grid**2 * self.patch**2 if self.grid else self.size**2
 
     def crop(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Random resized crops of uint8 images [N, 3, H, W]: [N, 3, size, size], uint8 on CPUs as from a loader, on other
-        devices float32 in [0, 1], not rounded to grey levels."""
+        """Random resized crops of uint8 images [N, 3, H, W]: [N, 3, size, size], uint8 on CPUs as from a loader, on
+        other devices float32 in [0, 1], not rounded to grey levels."""
         n, _, height, width = images.shape
         boxes = random_boxes(n, height, width, self.area, generator)
         if images.device.type != "cpu":

@@ -135,7 +135,7 @@ def test_virtual_ranks_compute_what_real_ones_do(ranks, parts, splits, eight_vir
             if "running" in key and parts > 1:
                 continue
             if "num_batches_tracked" not in key:
-                torch.testing.assert_close(mean, value.double(), rtol=1e-4, atol=1e-4, msg=lambda m: f"{name} {key}: {m}")
+                torch.testing.assert_close(mean, value.double(), rtol=1e-4, atol=1e-4, msg=f"{name} {key}")
                 assert "running" in key or all(torch.equal(r[name][1][key], results[0][name][1][key]) for r in results)
 
 
@@ -181,7 +181,8 @@ def _pool(rank):
 
 
 def _pretrain(folder, rank, ranks):
-    """A run of 7 steps on each rank, whole and in two sessions; this rank's weights, banks and momentum encoder of both."""
+    """A run of 7 steps on each rank, whole and in two sessions; this rank's weights, banks and momentum encoder of
+    both."""
     pool = _pool(rank)
     built, build = [], engine.build
     engine.build = lambda *args: built.append(build(*args)) or built[-1]
