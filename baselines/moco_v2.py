@@ -1,12 +1,15 @@
 """MoCo v2 (arXiv 2003.04297): one contrast of two views, at C5."""
-import torch
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detco.backbone import ResNetLevels, pooled
-from detco.memory_bank import MemoryBank
-from detco.distributed import rank_part, shuffled, split_batch_norm, splits_here
+from detco.batch_norm import STATISTICS, global_statistics, split_batch_norm
+from detco.distributed import rank_part, shuffled, splits_here
+from detco.errors import UserError, nearest
 from detco.loss import info_nce
+from detco.memory_bank import MemoryBank
 from detco.method import Method
 from detco.momentum_encoder import MomentumEncoder
 from detco.views import View
@@ -32,15 +35,18 @@ class MoCoV2(Method):
         arch: torchvision ResNet.
         global_view: fields of `detco.views.View`.
         dim, bank_size, temperature, momentum: 128, 65536, 0.2 and 0.999 (the paper's, section 2).
-        bn_splits: virtual ranks, as in `detco.detco.DetCo`.
+        bn_splits, statistics: as in `detco.detco.DetCo`; there are no patches that could have a say.
     """
 
     def __init__(self, arch: str = "resnet50", global_view: dict | None = None, dim: int = 128,
-                 bank_size: int = 65536, temperature: float = 0.2, momentum: float = 0.999, bn_splits: int = 8):
+                 bank_size: int = 65536, temperature: float = 0.2, momentum: float = 0.999, bn_splits: int = 8,
+                 statistics: str = "trained"):
         super().__init__()
+        if statistics not in STATISTICS:
+            raise UserError(nearest("statistics", statistics, STATISTICS))
         view = View(**(global_view or {}))
         self.view_specs = {"global_q": view, "global_k": view}
-        self.temperature, self.bn_splits = temperature, bn_splits
+        self.temperature, self.bn_splits, self.statistics = temperature, bn_splits, statistics
         self.encoder = Encoder(arch, dim)
         self.momentum_encoder = MomentumEncoder(self.encoder, momentum)
         self.bank = MemoryBank(bank_size, dim)
@@ -66,6 +72,11 @@ class MoCoV2(Method):
         """Every rank's keys enter the bank, and the momentum encoder follows."""
         self.bank.enqueue(self._keys)
         self.momentum_encoder.update(self.encoder)
+
+    def finish(self, batches: Iterator[dict[str, Tensor]]) -> None:
+        """Estimate batch norm's statistics under the final weights, where they shall be those."""
+        if self.statistics == "global":
+            global_statistics(self.backbone(), batches)
 
     def backbone(self) -> nn.Module:
         return self.encoder.backbone

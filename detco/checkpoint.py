@@ -3,8 +3,8 @@
 One file: safetensors with torchvision's ResNet names and one metadata entry, JSON with
     arch, channel_order ("RGB"/"BGR"), mean and std (of images in [0, 1], in channel order), stride ("pytorch":
     in the 3x3 convolution, "caffe": in the 1x1), method, pool, seed, budget (images, encoder_pixels,
-    device_hours), recipe (hash of the resolved pretraining config), recipe_config (that config), config (hash of it with
-    the pool and the seed), parent (sha256 of the file it was made from).
+    device_hours), recipe (hash of the resolved pretraining config), recipe_config (that config), config (hash of it
+    with the pool and the seed), parent (sha256 of the file it was made from).
 """
 import argparse
 import hashlib

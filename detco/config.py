@@ -13,7 +13,7 @@ from typing import Any
 from detco.errors import UserError, nearest
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-NO_PART_OF_A_RECIPE = ("name", "workers", "max_broken")
+NO_PART_OF_A_RECIPE = ("name", "workers", "max_broken", "monitor")
 PLACEHOLDER = re.compile(r"\{(\w+)\}")  # a value that is filled in when a task is resolved
 
 Rules = Sequence[tuple[str, dict[str, Any]]]
@@ -194,7 +194,7 @@ def apply_changes(config: dict, changes: dict[str, Any]) -> dict:
 
 
 def _replaces(new: Any, old: Any) -> bool:
-    if old is None or isinstance(old, str) and PLACEHOLDER.fullmatch(old):
+    if old is None or (isinstance(old, str) and PLACEHOLDER.fullmatch(old)):
         return True
     if new is None:
         return not isinstance(old, (bool, int, float))
@@ -214,8 +214,8 @@ def digest(value: Any) -> str:
 
 
 def recipe(resolved: dict) -> dict:
-    """A resolved pretraining config without what no weight depends on: the name, how many workers load, and how many
-    broken images are borne with."""
+    """A resolved pretraining config without what no weight depends on: the name, how many workers load, how many
+    broken images are borne with, and what is measured on the way."""
     return {key: value for key, value in resolved.items() if key not in NO_PART_OF_A_RECIPE}
 
 

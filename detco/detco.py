@@ -2,15 +2,19 @@
 
 Shapes: N images a rank, R ranks, D = dim, K = bank_size; levels c2 to c5 with C_s channels.
 """
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detco.backbone import LEVELS, ResNetLevels, pooled
-from detco.errors import UserError
-from detco.memory_bank import MemoryBank
-from detco.distributed import gather, rank_part, shuffled, split_batch_norm, splits_here
+from detco.batch_norm import STATISTICS, global_statistics, split_batch_norm, untracked
+from detco.distributed import gather, rank_part, shuffled, splits_here
+from detco.errors import UserError, nearest
 from detco.loss import info_nce
+from detco.memory_bank import MemoryBank
 from detco.method import Method
 from detco.momentum_encoder import MomentumEncoder
 from detco.views import View
@@ -24,24 +28,28 @@ def projector(channels: int, hidden: int, dim: int) -> nn.Sequential:
 class MultiLevelEncoder(nn.Module):
     """A backbone with a projector a level, for whole images or for patches (DetCo section 3.2).
 
-    The hidden width is the level's own C_s for both kinds: MoCo v2's rule for C5, and the paper gives none.
+    Args:
+        hidden: of local projectors, in C_s of their level; a global one's is C_s.
+        tracked: whether patches have a say in batch norm's running statistics.
     """
 
-    def __init__(self, backbone: ResNetLevels, kinds: tuple[str, ...], levels: tuple[str, ...], grid: int, dim: int):
+    def __init__(self, backbone: ResNetLevels, kinds: tuple[str, ...], levels: tuple[str, ...], grid: int, dim: int,
+                 hidden: int, tracked: bool):
         super().__init__()
         self.backbone = backbone
-        self.levels = levels
-        patches = {"global": 1, "local": grid * grid}
+        self.levels, self.tracked = levels, tracked
+        patches, widths = {"global": 1, "local": grid * grid}, {"global": 1, "local": hidden}
         self.projectors = nn.ModuleDict({
-            f"{kind}_{level}": projector(patches[kind] * backbone.channels[level], backbone.channels[level], dim)
-            for kind in kinds for level in levels
+            f"{kind}_{level}": projector(patches[kind] * channels, widths[kind] * channels, dim)
+            for kind in kinds for level, channels in ((level, backbone.channels[level]) for level in levels)
         })
 
     def forward(self, view: Tensor) -> list[Tensor]:
         """[N, 3, S, S] or patches [N, G, 3, P, P] -> unit vectors [N, D], one tensor a level."""
         kind = "local" if view.dim() == 5 else "global"
         n = len(view)
-        maps = self.backbone(view.flatten(0, 1) if kind == "local" else view)
+        with untracked(self.backbone) if kind == "local" and not self.tracked else contextlib.nullcontext():
+            maps = self.backbone(view.flatten(0, 1) if kind == "local" else view)
         # The G patch vectors of an image stand side by side in grid order: [N * G, C] -> [N, G * C].
         return [F.normalize(self.projectors[f"{kind}_{level}"](pooled(maps[level]).view(n, -1)).float())
                 for level in self.levels]
@@ -57,28 +65,38 @@ class DetCo(Method):
         terms: of "g2g", "l2l", "g2l", those that count (Table 12 ablates them).
         dim, bank_size, temperature, momentum: MoCo v2's 128, 65536, 0.2 and 0.999.
         permute: shuffle the order of an image's patches, as PIRL does; DetCo does not say that it does.
-        batch_norm: "shuffle" (keys under shuffled statistics) or "sync" (SyncBN, which the engine puts in). Under "sync"
-            a query and its key share no statistics of a few images, but a batch still differs from the banks in its
-            own: the loss can tell positives from negatives by them.
-        bn_splits: virtual ranks under "shuffle": one process computes what so many would, several share them out (8: the
-            GPUs that DetCo and MoCo trained on). 1 leaves a lone process without a shuffle, and a query's statistics then
-            tell its key.
+        batch_norm: "shuffle" (keys under shuffled statistics) or "sync" (SyncBN, which the engine puts in). Under
+            "sync" a query and its key share no statistics of a few images, but a batch still differs from the banks in
+            its own: the loss can tell positives from negatives by them.
+        bn_splits: virtual ranks under "shuffle": one process computes what so many would, several share them out (8:
+            the GPUs that DetCo and MoCo trained on). 1 leaves a lone process without a shuffle, and a query's
+            statistics then tell its key.
+        local_hidden: width of local projectors' hidden layers, in C_s. 1 is MoCo v2's rule for C5; the paper gives
+            none, and one public attempt has 9, the width of what comes in.
+        statistics: batch norm's, of the backbone that is handed on: as "trained", a mixture of images and patches; as
+            "global_only", patches normalised by themselves but without a say in the running statistics; or "global",
+            estimated anew on global views under the final weights. Detectors estimate their own.
     Raises:
-        UserError: a term that is none of the three, or a batch_norm that is neither.
+        UserError: a term that is none of the three, a batch_norm that is neither, statistics of no known kind.
     """
 
     def __init__(self, arch: str = "resnet50", global_view: dict | None = None, local_view: dict | None = None,
                  weights: tuple[float, ...] = (0.1, 0.4, 0.7, 1.0), terms: tuple[str, ...] = ("g2g", "l2l", "g2l"),
                  dim: int = 128, bank_size: int = 65536, temperature: float = 0.2, momentum: float = 0.999,
-                 permute: bool = False, batch_norm: str = "shuffle", bn_splits: int = 8):
+                 permute: bool = False, batch_norm: str = "shuffle", bn_splits: int = 8,
+                 local_hidden: int = 1, statistics: str = "trained"):
         super().__init__()
         if not terms or not set(terms) <= {"g2g", "l2l", "g2l"}:
             raise UserError(f"detco: terms {terms}: choose from g2g, l2l, g2l")
         if batch_norm not in ("shuffle", "sync"):
             raise UserError(f"detco: batch_norm '{batch_norm}': choose shuffle or sync")
+        if statistics not in STATISTICS:
+            raise UserError(nearest("statistics", statistics, STATISTICS))
+        if statistics == "global" and set(terms) == {"l2l"}:
+            raise UserError("detco: statistics 'global' need a global view, and the term l2l alone has none")
         self.weights = {level: w for level, w in zip(LEVELS, weights, strict=True) if w}
         self.terms, self.temperature, self.permute = terms, temperature, permute
-        self.batch_norm, self.bn_splits = batch_norm, bn_splits
+        self.batch_norm, self.bn_splits, self.statistics = batch_norm, bn_splits, statistics
         global_spec = View(**(global_view or {}))
         local_spec = View(**(local_view or dict(size=255, area=(0.6, 1.0), grid=3, patch=64)))
         local = set(terms) != {"g2g"}
@@ -86,7 +104,8 @@ class DetCo(Method):
         needed = dict(global_q="g2g" in terms, global_k=set(terms) != {"l2l"}, local_q=local, local_k="l2l" in terms)
         self.view_specs = {name: spec for name, spec in specs.items() if needed[name]}
         kinds = tuple(k for k in ("global", "local") if any(name.startswith(k) for name in self.view_specs))
-        self.encoder = MultiLevelEncoder(ResNetLevels(arch), kinds, tuple(self.weights), local_spec.grid, dim)
+        self.encoder = MultiLevelEncoder(ResNetLevels(arch), kinds, tuple(self.weights), local_spec.grid, dim,
+                                         local_hidden, statistics != "global_only")
         self.momentum_encoder = MomentumEncoder(self.encoder, momentum)
         self.banks = nn.ModuleDict({
             f"{kind}_{level}": MemoryBank(bank_size, dim)
@@ -153,6 +172,11 @@ class DetCo(Method):
                 self.banks[f"{kind}_{level}"].enqueue(keys)
         self._keys = {}
         self.momentum_encoder.update(self.encoder)
+
+    def finish(self, batches: Iterator[dict[str, Tensor]]) -> None:
+        """Estimate batch norm's statistics on global views, where they shall be those."""
+        if self.statistics == "global":
+            global_statistics(self.backbone(), batches)
 
     def backbone(self) -> nn.Module:
         return self.encoder.backbone

@@ -1,11 +1,9 @@
-"""What ranks, real or virtual, share: gathered keys, shuffled batch statistics, SyncBN that also runs without CUDA."""
+"""What ranks, real or virtual, share: the process group, gathered keys, keys under shuffled batch statistics."""
 import os
 
 import torch
 from mmengine import dist
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.distributed.nn.functional import all_reduce
+from torch import Tensor
 
 from detco.errors import UserError
 
@@ -28,14 +26,22 @@ def gather(x: Tensor) -> Tensor:
     return torch.cat(dist.all_gather(x)) if dist.get_world_size() > 1 else x
 
 
-def splits_here(ranks: int, parts: int) -> int:
+def splits_here(ranks: int, parts: int, processes: int | None = None) -> int:
     """Into how many virtual ranks a process divides each part of its batch, so that there are `ranks` in all; where
     processes and parts are more than that, each is one. Raises UserError where they do not come out even."""
-    there = dist.get_world_size() * parts
-    if ranks % there and there % ranks:
-        raise UserError(f"bn_splits {ranks} do not divide among {dist.get_world_size()} processes"
+    processes = processes or dist.get_world_size()
+    there = processes * parts
+    if ranks < 1 or (ranks % there and there % ranks):
+        raise UserError(f"bn_splits {ranks} do not divide among {processes} processes"
                         + f" and {parts} parts of each" * (parts > 1))
     return max(1, ranks // there)
+
+
+def check_splits(splits: int, images: int) -> None:
+    """Raise UserError for splits that do not divide so many images, or leave one image to itself."""
+    if splits > 1 and (images % splits or images == splits):
+        raise UserError(f"bn_splits: {splits} splits of {images} images: give a number that divides them into two or "
+                        "more each")
 
 
 @torch.no_grad()
@@ -57,9 +63,7 @@ def shuffled(encode, parts: list[Tensor], generator: torch.Generator, splits: in
         UserError: splits that do not divide a part, or of one image.
     """
     ranks, rank, n = dist.get_world_size(), dist.get_rank(), len(parts[0])
-    if splits > 1 and (n % splits or n == splits):
-        raise UserError(f"bn_splits: {splits} splits of {n} images: give a number that divides them into two or more "
-                        "each")
+    check_splits(splits, n)
     if ranks * len(parts) * splits == 1:
         return encode(parts[0])
     own = len(parts) * n
@@ -82,68 +86,3 @@ def shuffled(encode, parts: list[Tensor], generator: torch.Generator, splits: in
 def rank_part(x: Tensor) -> Tensor:
     """This rank's part [N, ...] of a tensor [ranks * N, ...] in rank order."""
     return x.chunk(dist.get_world_size())[dist.get_rank()]
-
-
-class SyncBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over the batches of every rank. torch's own SyncBatchNorm runs on CUDA only; this one on
-    whatever the process group reduces, with the same result as batch norm over the whole batch, also where ranks hold different numbers of images or sizes."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or dist.get_world_size() == 1:
-            return super().forward(x)
-        dims = (0, 2, 3)
-        here = x.new_full((1,), x.numel() / x.shape[1], dtype=torch.float32)  # ranks may hold different numbers
-        *total, count = all_reduce(torch.cat([x.float().sum(dims), here])).split([x.shape[1], 1])
-        mean = total[0] / count
-        var = all_reduce((x.float() - mean[:, None, None]).square().sum(dims)) / count
-        with torch.no_grad():
-            self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * count / (count - 1).clamp_min(1), self.momentum)
-        scale = self.weight * (var + self.eps).rsqrt()
-        return x * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
-
-
-def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
-    """Turn every BatchNorm2d of `module` into one that synchronises over ranks; weights are kept."""
-    if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    for child in module.modules():
-        if type(child) is nn.BatchNorm2d:
-            child.__class__ = SyncBatchNorm2d  # same fields, another forward
-    return module
-
-
-class SplitBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm of as many ranks in one process: each of the `splits` of a batch, consecutive and equal, is normalised
-    by itself. Running statistics are the mean of those that the ranks would have; the ranks of a real run save the
-    first one's, a noisier estimate of the same.
-
-    Split by split: with channels last, as convolutions work, the splits cannot be viewed as channels of one call.
-    """
-
-    splits = 1
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.splits == 1:
-            return super().forward(x)
-        mean, var = (running.repeat(self.splits, 1) for running in (self.running_mean, self.running_var))
-        out = torch.cat([F.batch_norm(part, *running, self.weight, self.bias, True, self.momentum, self.eps)
-                         for part, *running in zip(x.chunk(self.splits), mean, var)])
-        with torch.no_grad():
-            self.num_batches_tracked.add_(1)
-            self.running_mean.copy_(mean.mean(0))
-            self.running_var.copy_(var.mean(0))
-        return out
-
-
-def split_batch_norm(module: nn.Module, splits: int) -> None:
-    """Have every batch norm of `module` normalise that many splits by themselves. Raises UserError for a network
-    without one."""
-    layers = [child for child in module.modules() if isinstance(child, nn.BatchNorm2d)]
-    if splits > 1 and not layers:
-        raise UserError(f"bn_splits {splits}: the network has no batch norm to split; give 1")
-    for layer in layers:
-        if type(layer) is nn.BatchNorm2d:
-            layer.__class__ = SplitBatchNorm2d  # same fields, another forward
-        layer.splits = splits

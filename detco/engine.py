@@ -4,6 +4,7 @@ import json
 import math
 import pkgutil
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -20,14 +21,23 @@ from torch.utils.data import DataLoader
 
 from detco import checkpoint
 from detco.backbone import ResNetLevels
+from detco.batch_norm import synchronise_batch_norm
 from detco.config import digest, recipe, recipe_hash
 from detco.console import log
-from detco.distributed import synchronise_batch_norm
+from detco.distributed import check_splits, splits_here
 from detco.errors import UserError, nearest
 from detco.files import replacing
 from detco.method import Method
+from detco.monitor import KnnMonitor
 from detco.pool import FolderPool, MemoryPool, PoolError, decode
-from detco.runner import Runner, quiet
+from detco.runner import Runner, quiet, states_of
+
+
+def check_shares(batch: int, processes: int, parts: int) -> None:
+    """Raise UserError for a batch that does not divide among processes and parts of each."""
+    if batch % (processes * parts):
+        raise UserError(f"a batch of {batch} does not divide among {processes} processes"
+                        + f" and {parts} parts of each" * (parts > 1))
 
 
 class Stream:
@@ -46,9 +56,7 @@ class Stream:
     """
 
     def __init__(self, size: int, batch: int, seed: int, parts: int = 1):
-        if batch % (dist.get_world_size() * parts):
-            raise UserError(f"a batch of {batch} does not divide among {dist.get_world_size()} processes"
-                             + f" and {parts} parts of each" * (parts > 1))
+        check_shares(batch, dist.get_world_size(), parts)
         self.size, self.batch, self.seed, self.start = size, batch, seed, 0
 
     def __len__(self) -> int:
@@ -246,9 +254,19 @@ def identity(config: dict, fingerprint: str, seed: int) -> str:
     return digest({"config": recipe(config), "data": fingerprint, "seed": seed})
 
 
+def check_batch(config: dict, processes: int = 1) -> None:
+    """Raise UserError for a batch that does not divide among processes, parts and virtual ranks. Needs no data, so that
+    it can be asked before any work."""
+    batch, parts = config["schedule"]["batch"], config["schedule"].get("accumulation", 1)
+    check_shares(batch, processes, parts)
+    if config["method"].get("batch_norm", "shuffle") == "shuffle" and "bn_splits" in config["method"]:
+        splits = splits_here(config["method"]["bn_splits"], parts, processes)
+        check_splits(splits, batch // (processes * parts))
+
+
 def build(config: dict, num_classes: int) -> Method:
-    """The method of a resolved config, whose `type` is "module:Class". Raises UserError for a class that is not there or
-    arguments it refuses."""
+    """The method of a resolved config, whose `type` is "module:Class". Raises UserError for a class that is not there
+    or arguments it refuses."""
     arguments = dict(config["method"])
     name = arguments.pop("type")
     try:
@@ -284,29 +302,34 @@ def build_optimizer(method: Method, settings: dict) -> torch.optim.Optimizer:
 
 
 def compile_backbones(method: Method) -> None:
-    """Compile every backbone of a method, the momentum encoder's too, when it is first used; a graph for each kind of view."""
+    """Compile every backbone of a method, the momentum encoder's too, when it is first used; a graph for each kind of
+    view."""
     for module in method.modules():
         if isinstance(module, ResNetLevels):
             module.compile(dynamic=False)
 
 
 def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: int = 0, resume: bool = True,
-             tensorboard: bool = False) -> Path:
+             tensorboard: bool = False, monitor: tuple | None = None) -> Path:
     """Pretrain a backbone, or find it finished.
 
     Args:
         config: resolved: `name` (the method's, of its file), `method` (class and arguments), `optimizer` (class and
-            arguments), `schedule` (epochs, batch, policy, warmup), `amp`, `workers`, `max_broken` (the share of a folder's
-            images that may fail to decode), `compile` if the backbones shall be.
+            arguments), `schedule` (epochs, batch, policy, warmup), `amp`, `workers`, `max_broken` (the share of a
+            folder's images that may fail to decode), `compile` if the backbones shall be, `monitor` (`knn_every`
+            epochs, `resize`, `crop`, and k and temperature where they are not 20 and 0.07) if k-NN shall be measured on
+            the way.
         pool: the images.
         work_dir: holds `checkpoint.safetensors` at the end, `run.log`, scalars, and the states to resume from.
         seed: of weights, order and augmentation.
         resume: go on from the newest state there; otherwise start over.
         tensorboard: write TensorBoard's event files too.
+        monitor: the labelled pools that vote and are asked, for `config["monitor"]`; weights do not depend on it.
     Returns:
         the checkpoint's path.
     Raises:
-        UserError: unknown method or a config it refuses. DivergedError: a loss that is not finite.
+        UserError: unknown method or a config it refuses; states of another recipe. DivergedError: a loss that is not
+            finite.
     """
     work_dir = Path(work_dir)
     final = work_dir / "checkpoint.safetensors"
@@ -316,18 +339,21 @@ def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: 
             shutil.rmtree(work_dir, ignore_errors=True)
         finished = [final.is_file()]
         if not finished[0]:
+            _refuse_others(work_dir, config)
             with replacing(work_dir / "config.json") as temporary:
                 temporary.write_text(json.dumps(config, indent=1, sort_keys=True))
     dist.broadcast_object_list(finished)  # file systems show a file to one node before the other
     if finished[0]:
         return final
+    steps = steps_of(config, len(pool))
+    if steps:
+        check_batch(config, dist.get_world_size())
     torch.manual_seed(seed)
     method = build(config, len(pool.classes))
-    steps = steps_of(config, len(pool))
     seconds = 0.0
     if steps:
         with quiet(work_dir / "run.log"):
-            seconds = _train(method, pool, config, steps, work_dir, seed, resume, tensorboard)
+            seconds = _train(method, pool, config, steps, work_dir, seed, resume, tensorboard, monitor)
     if dist.is_main_process():
         seen = steps * config["schedule"]["batch"]
         checkpoint.save(final, method.backbone().state_dict(), dict(
@@ -341,13 +367,46 @@ def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: 
     return final
 
 
-def _train(method, pool, config, steps, work_dir, seed, resume, tensorboard) -> float:
+def _refuse_others(work_dir: Path, config: dict) -> None:
+    """Raise UserError where a work folder holds states of another recipe, of other splits for one."""
+    stated = work_dir / "config.json"
+    if not (stated.is_file() and states_of(work_dir)):
+        return
+    before, now = (_leaves(recipe(c)) for c in (json.loads(stated.read_text()), json.loads(json.dumps(config))))
+    if changed := [key for key in before | now if before.get(key) != now.get(key)]:
+        key = changed[0]
+        raise UserError(f"{work_dir}: holds states of another recipe: {key} was {before.get(key)}, is {now.get(key)} "
+                        "now; give another folder, or start over without them")
+
+
+def _leaves(tree: dict, prefix: str = "") -> dict:
+    """Dotted key -> value."""
+    return {name: leaf for key, value in tree.items() for name, leaf in (
+        _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}).items()}
+
+
+def _train(method, pool, config, steps, work_dir, seed, resume, tensorboard, monitor) -> float:
     """Run the Runner; seconds spent in training, earlier sessions of the run counted in."""
     runner = runner_of(method, pool, config, steps, work_dir, seed, f"pretrain {config['name']}", resume,
                        tensorboard)
+    if config.get("monitor") and monitor:
+        path, batch = work_dir / "monitor.jsonl", config["schedule"]["batch"]
+        runner.register_hook(KnnMonitor(path, monitor, batch, len(pool) / batch, **config["monitor"]))
     with torch.backends.cudnn.flags(enabled=True, benchmark=True):  # every step has the same sizes; detectors' have not
         runner.train()
+        method.finish(_further_batches(runner, steps, seed))
     return runner.message_hub.get_info("train_seconds")
+
+
+def _further_batches(runner: Runner, steps: int, seed: int) -> Iterator[dict[str, Tensor]]:
+    """Views of this rank's parts of the batches that would come next."""
+    loop, model = runner.train_loop, getattr(runner.model, "module", runner.model)
+    loop.dataloader.batch_sampler.start = steps
+    for step, batch in enumerate(loop.dataloader, steps):
+        batch.pop("broken", None)
+        for number, part in enumerate(parts_of(model.data_preprocessor(batch, True), loop.accumulation)):
+            model.method.seed_step(seed, step, dist.get_rank() * loop.accumulation + number)
+            yield model.views(**part)
 
 
 def runner_of(method: Method, pool: MemoryPool | FolderPool, config: dict, steps: int, work_dir: Path, seed: int,
@@ -390,8 +449,8 @@ def runner_of(method: Method, pool: MemoryPool | FolderPool, config: dict, steps
 
 def _schedulers(schedule: dict, steps: int) -> list[dict]:
     """The learning rate's: `policy` "cosine", decay to zero (MoCo v2), "step", by 0.1 at the `milestones` in epochs
-    (torchvision's supervised), or "constant"; after `warmup` epochs, if any, in which it rises evenly to its full value.
-    Raises UserError for another policy, or a warm-up as long as the run."""
+    (torchvision's supervised), or "constant"; after `warmup` epochs, if any, in which it rises evenly to its full
+    value. Raises UserError for another policy, or a warm-up as long as the run."""
     warmup = round(steps * schedule.get("warmup", 0) / schedule["epochs"])
     if warmup >= steps:
         raise UserError(f"schedule: a warm-up of {warmup} steps leaves none of {steps}")

@@ -1,5 +1,6 @@
 """The seam between methods and the engine: what a pretraining method is."""
 import hashlib
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,9 @@ from detco.views import View
 class Method(nn.Module):
     """A pretraining method. The engine calls `views`, `begin_step`, `loss`, then the optimiser, then `after_step`.
 
-    A subclass sets `view_specs` (name -> View) and its networks, and overrides `loss`, `backbone`, `after_step` where it
-    keeps state, and `parameter_groups` where not every parameter is trained alike. One file and one config, whose `type`
-    names the class, add a method; the config names the optimiser and the schedule of its learning rate.
+    A subclass sets `view_specs` (name -> View) and its networks, and overrides `loss`, `backbone`, `after_step` where
+    it keeps state, and `parameter_groups` where not every parameter is trained alike. One file and one config, whose
+    `type` names the class, add a method; the config names the optimiser and the schedule of its learning rate.
 
     Attributes:
         progress: the share of the run's steps taken before this one, in [0, 1); the engine sets it ahead of `loss`, for
@@ -72,11 +73,16 @@ class Method(nn.Module):
     def after_step(self) -> None:
         """Called after each optimiser step."""
 
+    def finish(self, batches: Iterator[dict[str, Tensor]]) -> None:
+        """Called once the last step is taken, before the backbone is saved, with views of further batches, without end:
+        for what is estimated under the final weights."""
+
     def backbone(self) -> nn.Module:
         """The network whose weights are transferred, with torchvision's ResNet names."""
         raise NotImplementedError
 
     @property
     def pixels_per_image(self) -> int:
-        """Pixels through an encoder, query's and momentum encoder's, for one image of the pool (docs/method.md, Cost)."""
+        """Pixels through an encoder, query's and momentum encoder's, for one image of the pool (docs/method.md,
+        Cost)."""
         return sum(view.pixels for view in self.view_specs.values())

@@ -63,7 +63,8 @@ def resized_crop(images: Tensor, boxes: Tensor, size: int) -> Tensor:
         [N, C, size, size].
     """
     left, top, right, bottom = boxes.to(images.device, images.dtype, non_blocking=True)[:, :, None, None].unbind(1)
-    rows, columns = (_triangles(*axis, size) for axis in ((top, bottom, images.shape[2]), (left, right, images.shape[3])))
+    rows, columns = (_triangles(*axis, size) for axis in ((top, bottom, images.shape[2]),
+                                                          (left, right, images.shape[3])))
     return rows[:, None] @ (images @ columns.mT[:, None])
 
 
@@ -135,7 +136,8 @@ def color_jitter(x: Tensor, order: Tensor, factors: Tensor) -> None:
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Blur images [M, C, S, S] in [0, 1] with a standard deviation [M] in pixels of each image's own, cut off at `radius`.
+    """Blur images [M, C, S, S] in [0, 1] with a standard deviation [M] in pixels of each image's own, cut off at
+    `radius`.
 
     The kernel is the Gaussian whose frequencies end where the image's do. From a deviation of 0.8 pixels on it equals
     the Gaussian's values at the pixels, which libraries take, and which were taken here before; below, those miss most
@@ -158,15 +160,16 @@ def gaussian_blur(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
     return x.clamp_(0, 1)  # its faint negative weights overshoot at edges
 
 
-def jigsaw(x: Tensor, grid: int, patch: int, generator: torch.Generator) -> Tensor:
-    """PIRL's patches: cut [N, C, S, S] into grid x grid cells, one patch x patch crop at a random offset in each.
+def jigsaw(x: Tensor, grid: int, patch: int, generator: torch.Generator, shared: bool = False) -> Tensor:
+    """PIRL's patches: cut [N, C, S, S] into grid x grid cells, one patch x patch crop at a random offset in each, or at
+    one `shared` by an image's cells.
 
     Returns [N, grid * grid, C, patch, patch] in grid order (row by row).
     """
     n, _, side, _ = x.shape
     cell = side // grid
     corner = torch.arange(grid).repeat_interleave(grid)[:, None], torch.arange(grid).repeat(grid)[:, None]
-    offsets = torch.randint(cell - patch + 1, (2, n, grid * grid, 1), generator=generator)
+    offsets = torch.randint(cell - patch + 1, (2, n, 1 if shared else grid * grid, 1), generator=generator)
     starts = (torch.stack(corner)[:, None] * cell + offsets).to(x.device, non_blocking=True)
     rows, columns = starts + torch.arange(patch, device=x.device)  # [N, grid * grid, patch] each
     sample, rows, columns = torch.arange(n, device=x.device)[:, None, None, None], rows[..., None], columns[:, :, None]
@@ -185,7 +188,12 @@ class View:
         grey_p, blur_p, flip_p: probabilities of grey, blur and horizontal flip.
         blur_sigma: range of the blur's standard deviation, in pixels.
         auto_augment: torchvision's "imagenet" policy or "rand" (RandAugment) before normalisation (`detco_aa`).
-    Photometric draws are afresh for each patch.
+        offsets: of patches in their cells, of each "patch" its own, as PIRL's gaps between them want it, or one an
+            "image".
+        photometric: draws of jitter, grey and blur, of each "patch" its own, so that patches cannot be told to belong
+            together by their colour, or one an "image".
+    Raises:
+        UserError: patches larger than cells, or an offset or photometric draw of neither kind.
     """
 
     size: int = 224
@@ -199,8 +207,13 @@ class View:
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     flip_p: float = 0.5
     auto_augment: str | None = None
+    offsets: str = "patch"
+    photometric: str = "patch"
 
     def __post_init__(self):
+        for name in ("offsets", "photometric"):
+            if getattr(self, name) not in ("patch", "image"):
+                raise UserError(f"view: {name} '{getattr(self, name)}': choose patch or image")
         if self.grid and self.patch > self.size // self.grid:
             raise UserError(f"view: patch {self.patch} does not fit a cell of {self.size // self.grid} pixels")
 
@@ -210,8 +223,8 @@ class View:
         return self.grid**2 * self.patch**2 if self.grid else self.size**2
 
     def crop(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Random resized crops of uint8 images [N, 3, H, W]: [N, 3, size, size], uint8 on CPUs as from a loader, on other
-        devices float32 in [0, 1], not rounded to grey levels."""
+        """Random resized crops of uint8 images [N, 3, H, W]: [N, 3, size, size], uint8 on CPUs as from a loader, on
+        other devices float32 in [0, 1], not rounded to grey levels."""
         n, _, height, width = images.shape
         boxes = random_boxes(n, height, width, self.area, generator)
         if images.device.type != "cpu":
@@ -228,16 +241,16 @@ class View:
         x = crops.clone()
         change(x, torch.rand(len(x), generator=generator) < self.flip_p, lambda x: x.flip(-1))
         if self.grid:
-            x = jigsaw(x, self.grid, self.patch, generator).flatten(0, 1)
+            x = jigsaw(x, self.grid, self.patch, generator, self.offsets == "image").flatten(0, 1)
         x = x.float() / 255 if x.dtype == torch.uint8 else x
-        self._photometric(x, generator)
+        self._photometric(x, generator, self.grid**2 if self.photometric == "image" and self.grid else 1)
         x = self._auto_augment(x, generator) if self.auto_augment else x
         x.sub_(by_channel(MEAN, x.device)).div_(by_channel(STD, x.device))
         return x.unflatten(0, (len(crops), -1)) if self.grid else x
 
-    def _photometric(self, x: Tensor, generator: torch.Generator) -> None:
-        """Jitter, grey and blur images [M, 3, S, S] in place."""
-        n = len(x)
+    def _photometric(self, x: Tensor, generator: torch.Generator, alike: int) -> None:
+        """Jitter, grey and blur images [M, 3, S, S] in place, `alike` ones in a row with the same draw."""
+        n = len(x) // alike
         order = torch.rand(n, 4, generator=generator).argsort(1)
         order[torch.rand(n, generator=generator) >= self.jitter_p] = -1
         order[torch.isin(order, torch.tensor([i for i, s in enumerate(self.jitter) if not s], dtype=torch.long))] = -1
@@ -245,6 +258,8 @@ class View:
                               + [uniform(n, -self.jitter[3], self.jitter[3], generator)], 1)
         greyed, blurred = (torch.rand(n, generator=generator) < p for p in (self.grey_p, self.blur_p))
         sigma = uniform(n, *self.blur_sigma, generator)
+        order, factors, greyed, blurred, sigma = (
+            draw.repeat_interleave(alike, 0) for draw in (order, factors, greyed, blurred, sigma))
         radius = max(3, math.ceil(3 * self.blur_sigma[1]))
         color_jitter(x, order, factors)
         change(x, greyed, lambda x: grey(x).expand_as(x))

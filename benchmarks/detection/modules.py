@@ -5,7 +5,7 @@ from mmdet.registry import MODELS
 from mmengine.model import normal_init
 from torch import Tensor
 
-from detco.distributed import SyncBatchNorm2d
+from detco.batch_norm import SyncBatchNorm2d
 
 
 @MODELS.register_module()

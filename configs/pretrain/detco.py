@@ -3,15 +3,20 @@ method = dict(
     type="detco.detco:DetCo",
     arch="resnet50",
     global_view=dict(size=224, area=(0.2, 1.0), blur_sigma=(0.1, 2.0)),
-    local_view=dict(size=255, area=(0.6, 1.0), grid=3, patch=64, blur_sigma=(0.1, 2.0)),
+    # Jitter, grey and blur of patches are the global view's: the paper names none of its own. One public attempt takes a
+    # hue of 0.4, and others one draw of offsets or colours an image: fields of detco.views.View.
+    local_view=dict(size=255, area=(0.6, 1.0), grid=3, patch=64, jitter=(0.4, 0.4, 0.4, 0.1), blur_sigma=(0.1, 2.0),
+                    offsets="patch", photometric="patch"),
+    local_hidden=1,
     weights=(0.1, 0.4, 0.7, 1.0),
     terms=("g2g", "l2l", "g2l"),
     dim=128,
     bank_size=65536,
     temperature=0.2,
     momentum=0.999,
-    permute=False,
+    permute=False,  # PIRL does, DetCo does not say that it does
     batch_norm="shuffle",
+    statistics="trained",
     bn_splits=8,  # virtual ranks, as many as the GPUs of the published runs; processes share them out
 )
 optimizer = dict(lr=0.03, momentum=0.9, weight_decay=1e-4)  # MoCo v2

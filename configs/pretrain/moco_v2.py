@@ -7,6 +7,7 @@ method = dict(
     bank_size=65536,
     temperature=0.2,
     momentum=0.999,
+    statistics="trained",
     bn_splits=8,  # virtual ranks, as many as the GPUs of the published runs; processes share them out
 )
 optimizer = dict(lr=0.03, momentum=0.9, weight_decay=1e-4)

@@ -26,7 +26,8 @@ def same(a, b):
 
 
 def test_what_is_saved_is_what_is_loaded_with_its_metadata(weights, tmp_path):
-    path = checkpoint.save(tmp_path / "a.safetensors", without_fc(weights), dict(arch="resnet18", method="detco", seed=3))
+    path = checkpoint.save(tmp_path / "a.safetensors", without_fc(weights),
+                           dict(arch="resnet18", method="detco", seed=3))
     loaded = checkpoint.load(path)
     assert same(loaded.state, without_fc(weights)) and not loaded.ignored
     assert loaded.metadata["channel_order"] == "RGB" and loaded.metadata["stride"] == "pytorch"

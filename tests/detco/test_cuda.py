@@ -22,7 +22,8 @@ def test_views_are_those_of_the_cpu(fields):
     view = View(**fields)
     here, there = (view.finish(view.crop(images().to(device), generator), generator).cpu()
                    for device in ("cpu", "cuda") for generator in [torch.Generator().manual_seed(1)])
-    torch.testing.assert_close(there, here, rtol=1e-3, atol=0.03)  # CPUs round crops to a grey level, 0.017 once normalised
+    # CPUs round crops to a grey level, 0.017 once normalised.
+    torch.testing.assert_close(there, here, rtol=1e-3, atol=0.03)
 
 
 @pytest.mark.parametrize("queries", [1, 5, 600])  # blocks of many rows and of few
@@ -40,8 +41,9 @@ def test_losses_and_gradients_are_those_of_the_cpu(queries):
 
 
 @pytest.mark.parametrize("amp", [False, True])
-@pytest.mark.parametrize("build", [lambda: DetCo("resnet18", GLOBAL, LOCAL, bank_size=20, dim=16, permute=True, bn_splits=3),
-                                   lambda: MoCoV2("resnet18", GLOBAL, bank_size=20, dim=16, bn_splits=3)])
+@pytest.mark.parametrize("build", [
+    lambda: DetCo("resnet18", GLOBAL, LOCAL, bank_size=20, dim=16, permute=True, bn_splits=3),
+    lambda: MoCoV2("resnet18", GLOBAL, bank_size=20, dim=16, bn_splits=3)])
 def test_a_step_never_waits_for_the_device(build, amp):
     method, views = build().cuda().to(memory_format=torch.channels_last), {}
     batch, taken = {"images": images().cuda()}, own_step(method, views, amp)

@@ -13,12 +13,15 @@ import pytest
 import torch
 from PIL import Image
 from torchvision.io import write_jpeg
+from torchvision.transforms.v2 import functional as F
 
 from detco import checkpoint, config, engine
+from detco.backbone import ResNetLevels
 from detco.console import STOP, stop
 from detco.errors import UserError
 from detco.pool import FolderPool, MemoryPool, PoolError, decode
 from detco.runner import DivergedError, states_of
+from detco.views import MEAN, STD
 
 SMALL = {"method.arch": "resnet18", "schedule.epochs": 2, "schedule.batch": 6}
 VIEW = dict(size=32, area=(0.2, 1.0), blur_sigma=(0.1, 0.5))
@@ -214,7 +217,8 @@ def test_killed_while_it_trains_resumes_bit_identically(tmp_path):
 
 @pytest.mark.slow
 def test_compiled_backbones_compute_what_they_did(pool):
-    """torch.compile takes a minute; one step's losses and gradients, and what the momentum encoder's batch norm has seen."""
+    """torch.compile takes a minute; one step's losses and gradients, and what the momentum encoder's batch norm has
+    seen."""
     batch = {"images": pool.images[:6], "labels": pool.labels[:6]}
     settings, found = make_config("detco"), []
     for compiled in (False, True):
@@ -345,7 +349,7 @@ def test_a_state_with_a_weight_that_is_not_finite_is_not_saved(pool, tmp_path, m
             engine.method_of(runner).encoder.conv1.weight.data[0, 0] = float("inf")
 
     monkeypatch.setattr(engine.MethodHook, "after_train_iter", poison)
-    with pytest.raises(DivergedError, match=r"a weight is not finite after step 5; the last good state is .*iter_4.pth"):
+    with pytest.raises(DivergedError, match=r"a weight is not finite after step 5; the last good state is .*iter_4"):
         engine.pretrain(make_config("supervised"), pool, tmp_path)
     assert [state.name for state in states_of(tmp_path)] == ["iter_4.pth"]
 
@@ -373,6 +377,70 @@ def test_finished_run_is_reused_and_its_metadata_tells_the_budget(pool, tmp_path
     assert meta["recipe_config"]["method"]["bank_size"] == 25 and "workers" not in meta["recipe_config"]
     assert config.recipe_hash(meta["recipe_config"]) == meta["recipe"]
     assert json.loads((tmp_path / "config.json").read_text())["method"]["bank_size"] == 25
+
+
+MONITOR = dict(knn_every=0.5, resize=36, crop=32, k=5)
+
+
+def test_a_monitor_measures_on_the_way_and_changes_no_weight(pool, built, tmp_path):
+    asked = MemoryPool(pool.images[:8].flip(0), pool.labels[:8].flip(0), pool.classes, "e" * 64)
+    settings = make_config("detco", **{"method.statistics": "global_only"})
+    engine.pretrain(settings, pool, tmp_path / "without", seed=1)
+    watched = settings | {"monitor": MONITOR}
+    path = engine.pretrain(watched, pool, tmp_path / "with", seed=1, monitor=(pool, asked))
+    assert same(built[0], built[1]) and engine.recipe_hash(watched) == engine.recipe_hash(settings)
+    written = (tmp_path / "with/monitor.jsonl").read_text()
+    lines = [json.loads(line) for line in written.splitlines()]
+    assert [(line["step"], line["images"], line["epoch"]) for line in lines] == [
+        (2, 12, 0.6), (4, 24, 1.2), (5, 30, 1.5), (7, 42, 2.1)]  # an epoch is 3 1/3 steps
+    assert lines[1]["encoder_pixels"] == 24 * (2 * 32**2 + 18 * 10**2)
+    # The last line is the checkpoint's own: asked images are among those that vote, but not alone.
+    backbone = ResNetLevels("resnet18")
+    backbone.load_state_dict(checkpoint.load(path).state)
+    backbone.eval()
+    crops = [F.center_crop(F.resize(p.images, [36], antialias=True), [32]).float() / 255 for p in (pool, asked)]
+    with torch.no_grad():
+        train, tested = (backbone(F.normalize(c, MEAN, STD)) for c in crops)
+    for level in ("c2", "c5"):
+        a, b = (torch.nn.functional.normalize(maps[level].mean((2, 3))) for maps in (train, tested))
+        cosine = b @ a.T
+        votes = torch.zeros(8, 3)
+        for q in range(8):
+            for i in cosine[q].argsort(descending=True)[:5]:
+                votes[q, pool.labels[i]] += (cosine[q, i] / 0.07).exp()
+        assert lines[-1]["knn"][level] == 100 * (votes.argmax(1) == asked.labels).float().mean()
+    with stopped_in_step(6):  # states of steps 1 to 5, of which the last two are kept
+        engine.pretrain(watched, pool, tmp_path / "parts", seed=1, monitor=(pool, asked))
+    (tmp_path / "parts/iter_5.pth").unlink()
+    engine.pretrain(watched, pool, tmp_path / "parts", seed=1, monitor=(pool, asked))
+    assert (tmp_path / "parts/monitor.jsonl").read_text() == written
+
+
+def test_a_monitor_of_pools_of_other_classes_is_refused(pool, tmp_path):
+    other = MemoryPool(pool.images, pool.labels, ["a", "b", "d"], "e" * 64)
+    with pytest.raises(UserError, match="monitor: the pool that votes and the one that is asked have other classes"):
+        engine.pretrain(make_config("moco_v2") | {"monitor": MONITOR}, pool, tmp_path, monitor=(pool, other))
+
+
+def test_states_of_other_splits_are_not_gone_on_from(pool, tmp_path):
+    with stopped_in_step(3):
+        engine.pretrain(make_config("moco_v2"), pool, tmp_path)
+    with pytest.raises(UserError, match="holds states of another recipe: method.bn_splits was 3, is 1 now"):
+        engine.pretrain(make_config("moco_v2", **{"method.bn_splits": 1}), pool, tmp_path)
+    engine.pretrain(make_config("moco_v2", **{"method.bn_splits": 1}), pool, tmp_path, resume=False)
+
+
+@pytest.mark.parametrize("changes, processes, line", [
+    ({"schedule.batch": 7}, 2, "a batch of 7 does not divide among 2 processes"),
+    ({"method.bn_splits": 4}, 1, "bn_splits: 4 splits of 6 images"),
+    ({"method.bn_splits": 6}, 1, "bn_splits: 6 splits of 6 images"),
+    ({"method.bn_splits": 0}, 1, "bn_splits 0 do not divide among 1 processes"),
+    ({"method.bn_splits": 3}, 2, "bn_splits 3 do not divide among 2 processes")])
+def test_a_batch_that_does_not_come_out_even_is_refused_before_any_work(changes, processes, line):
+    with pytest.raises(UserError, match=line):
+        engine.check_batch(make_config("moco_v2", **changes), processes)
+    engine.check_batch(make_config("moco_v2"), 3)
+    engine.check_batch(make_config("detco", **{"method.bn_splits": 4, "method.batch_norm": "sync"}))
 
 
 def test_random_init_is_torchvisions_initialisation_and_costs_nothing(pool, tmp_path):
@@ -449,7 +517,7 @@ class Layerwise(torch.optim.SGD):
 
 
 def test_a_method_brings_its_optimiser_groups_and_schedules(pool, built, tmp_path, monkeypatch):
-    """SimSiam's predictor at a fixed rate, BYOL's momentum, a layer-wise optimiser with warm-up: a file and a config."""
+    """SimSiam's predictor at a fixed rate, BYOL's momentum, layer-wise steps with warm-up: one file, one config."""
     (tmp_path / "own_method.py").write_text(OWN_METHOD)
     monkeypatch.syspath_prepend(tmp_path)
     settings = dict(

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from baselines.moco_v2 import MoCoV2
 from detco.backbone import pooled
-from detco.memory_bank import MemoryBank
 from detco.detco import DetCo
 from detco.loss import info_nce
+from detco.memory_bank import MemoryBank
 from detco.momentum_encoder import MomentumEncoder
 
 GLOBAL, LOCAL = dict(size=32, blur_sigma=(0.1, 0.5)), dict(size=36, area=(0.6, 1.0), grid=3, patch=10)
@@ -204,10 +204,55 @@ def test_eight_projectors_with_nine_patches_side_by_side():
         torch.testing.assert_close(method.encoder(views["local_q"])[3], expected)
 
 
-@pytest.mark.parametrize("bad", [dict(terms=("g2x",)), dict(batch_norm="group"), dict(weights=(1.0, 1.0))])
+@pytest.mark.parametrize("bad", [dict(terms=("g2x",)), dict(batch_norm="group"), dict(weights=(1.0, 1.0)),
+                                 dict(statistics="globe"), dict(statistics="global", terms=("l2l",))])
 def test_bad_arguments_are_refused(bad):
     with pytest.raises(ValueError):
         detco(**bad)
+
+
+def test_hidden_layers_of_local_projectors_are_as_wide_as_asked():
+    for local_hidden in (1, 9):
+        projectors = detco(local_hidden=local_hidden).encoder.projectors
+        assert [projectors[f"local_{level}"][0].out_features for level in ("c2", "c5")] == [64 * local_hidden,
+                                                                                           512 * local_hidden]
+        assert projectors["global_c5"][0].out_features == 512
+
+
+@pytest.mark.parametrize("bn_splits", [1, 2])
+def test_patches_have_a_say_in_running_statistics_or_none(bn_splits):
+    """In neither case does it change what the step computes."""
+    found = {}
+    for statistics in ("trained", "global_only"):
+        torch.manual_seed(0)
+        method = detco(statistics=statistics, bn_splits=bn_splits)
+        method.seed_step(0, 0, 0)
+        views = method.views({"images": images()})
+        found[statistics] = method.loss(views), [
+            {k: v for k, v in net.backbone.state_dict().items() if "running" in k}
+            for net in (method.encoder, method.momentum_encoder.module)]
+    for name, value in found["trained"][0].items():
+        assert torch.equal(value, found["global_only"][0][name])
+    torch.manual_seed(0)
+    alone = detco(bn_splits=bn_splits)
+    alone.encoder(views["global_q"])
+    seen = found["global_only"][1][0]
+    assert all(torch.equal(v, alone.encoder.backbone.state_dict()[k]) for k, v in seen.items())
+    assert not torch.equal(seen["bn1.running_mean"], found["trained"][1][0]["bn1.running_mean"])
+    assert not torch.equal(found["global_only"][1][1]["bn1.running_mean"], torch.zeros(64))
+
+
+def test_global_statistics_are_the_mean_of_whole_batches_under_final_weights(monkeypatch):
+    monkeypatch.setattr("detco.batch_norm.ESTIMATED_ON", 12)
+    method = detco(statistics="global")
+    method.loss(method.views({"images": images()}))
+    batches = [method.views({"images": images(seed=seed)}) for seed in range(4)]
+    method.finish(iter(batches))
+    stems = torch.stack([method.backbone().conv1(views["global_q"]) for views in batches[:3]])
+    statistics = method.backbone().state_dict()
+    torch.testing.assert_close(statistics["bn1.running_mean"], stems.mean((0, 1, 3, 4)))
+    torch.testing.assert_close(statistics["bn1.running_var"], torch.stack([s.var((0, 2, 3)) for s in stems]).mean(0))
+    assert statistics["bn1.num_batches_tracked"] == 3 and method.backbone().bn1.momentum == 0.1
 
 
 def test_published_size_of_an_image_is_173_percent_of_moco_v2():

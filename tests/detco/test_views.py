@@ -138,6 +138,30 @@ def test_jigsaw_cuts_one_patch_of_each_cell_in_grid_order():
     assert torch.equal(patches[3, 4, 0], patches[3, 4, 0, 0, 0] + torch.arange(64.0)[:, None].expand(64, 64))
 
 
+def test_offsets_and_draws_are_each_patchs_own_or_one_an_image():
+    y, x = torch.meshgrid(torch.arange(36.0), torch.arange(36.0), indexing="ij")
+    ramp = (torch.stack([y, x, y]) / 40).expand(60, -1, -1, -1)
+    plain = dict(size=36, grid=3, patch=10, jitter=(0, 0, 0, 0), grey_p=0, blur_p=0, flip_p=0)
+    scale = torch.tensor(STD[:2]) * 40, torch.tensor(MEAN[:2]) * 40
+    for offsets, several in (("patch", True), ("image", False)):
+        corner = View(**plain, offsets=offsets).finish(ramp, generator())[:, :, :2, 0, 0] * scale[0] + scale[1]
+        cells = 12 * torch.stack(torch.meshgrid(torch.arange(3), torch.arange(3), indexing="ij"), -1).view(9, 2)
+        offset = (corner - cells).round().int()
+        assert set(offset.flatten().tolist()) == {0, 1, 2}
+        assert {len(set(map(tuple, image.tolist()))) > 1 for image in offset} == {several}
+    flat = torch.full((20, 3, 36, 36), 0.5)
+    for photometric, distinct in (("patch", 9), ("image", 1)):
+        view = View(**plain | dict(jitter=(0.4, 0, 0, 0), jitter_p=1), photometric=photometric)
+        levels = view.finish(flat, generator())[:, :, 0, 0, 0]
+        assert {image.unique().numel() for image in levels} == {distinct} and levels[:, 0].unique().numel() == 20
+
+
+@pytest.mark.parametrize("field", ["offsets", "photometric"])
+def test_draws_of_no_known_kind_are_refused(field):
+    with pytest.raises(ValueError, match=f"view: {field} 'cell': choose patch or image"):
+        View(**{field: "cell"})
+
+
 def test_probabilities_and_normalisation():
     plain = View(size=8, jitter_p=0, grey_p=0, blur_p=0, flip_p=0)
     x = torch.rand(2, 3, 8, 8)

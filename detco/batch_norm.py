@@ -1,0 +1,115 @@
+"""Batch norm over ranks: over all of them, by virtual ones in one process, and whose statistics are kept."""
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from mmengine import dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
+
+from detco.errors import UserError
+
+STATISTICS = ("trained", "global_only", "global")
+ESTIMATED_ON = 8192  # images, at least: a mean over them is off by a ninetieth of a deviation
+
+
+@torch.no_grad()
+def _track(layer: nn.BatchNorm2d, mean: Tensor, var: Tensor) -> None:
+    """Move a layer's running statistics towards a batch's; without a momentum they are the mean of all batches'."""
+    layer.num_batches_tracked.add_(1)
+    share = layer.num_batches_tracked.float().reciprocal() if layer.momentum is None else layer.momentum
+    layer.running_mean.lerp_(mean, share)
+    layer.running_var.lerp_(var, share)
+
+
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over the batches of every rank. torch's own SyncBatchNorm runs on CUDA only; this one on
+    whatever the process group reduces, with the same result as batch norm over the whole batch, also where ranks hold
+    different numbers of images or images of different sizes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or dist.get_world_size() == 1:
+            return super().forward(x)
+        dims = (0, 2, 3)
+        here = x.new_full((1,), x.numel() / x.shape[1], dtype=torch.float32)  # ranks may hold different numbers
+        *total, count = all_reduce(torch.cat([x.float().sum(dims), here])).split([x.shape[1], 1])
+        mean = total[0] / count
+        var = all_reduce((x.float() - mean[:, None, None]).square().sum(dims)) / count
+        _track(self, mean, var * count / (count - 1).clamp_min(1))
+        scale = self.weight * (var + self.eps).rsqrt()
+        return x * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
+
+
+def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
+    """Turn every BatchNorm2d of `module` into one that synchronises over ranks; weights are kept."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    for child in module.modules():
+        if type(child) is nn.BatchNorm2d:
+            child.__class__ = SyncBatchNorm2d  # same fields, another forward
+    return module
+
+
+class SplitBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm of as many ranks in one process: each of the `splits` of a batch, consecutive and equal, is normalised
+    by itself. Running statistics are the mean of those that the ranks would have; the ranks of a real run save the
+    first one's, a noisier estimate of the same.
+
+    Split by split: with channels last, as convolutions work, the splits cannot be viewed as channels of one call.
+    """
+
+    splits = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.splits == 1:
+            return super().forward(x)
+        mean, var = (running.new_zeros(self.splits, len(running)) for running in (self.running_mean, self.running_var))
+        out = torch.cat([F.batch_norm(part, *seen, self.weight, self.bias, True, 1.0, self.eps)
+                         for part, *seen in zip(x.chunk(self.splits), mean, var)])
+        _track(self, mean.mean(0), var.mean(0))
+        return out
+
+
+def split_batch_norm(module: nn.Module, splits: int) -> None:
+    """Have every batch norm of `module` normalise that many splits by themselves. Raises UserError for a network
+    without one."""
+    layers = [child for child in module.modules() if isinstance(child, nn.BatchNorm2d)]
+    if splits > 1 and not layers:
+        raise UserError(f"bn_splits {splits}: the network has no batch norm to split; give 1")
+    for layer in layers:
+        if type(layer) is nn.BatchNorm2d:
+            layer.__class__ = SplitBatchNorm2d  # same fields, another forward
+        layer.splits = splits
+
+
+@contextlib.contextmanager
+def untracked(module: nn.Module):
+    """Let batches normalise themselves without a say in the running statistics."""
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    try:
+        for layer in layers:
+            layer.momentum = 0.0
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta):
+            layer.momentum = momentum
+
+
+def global_statistics(backbone: nn.Module, batches: Iterator[dict[str, Tensor]]) -> None:
+    """Replace a backbone's running statistics by the mean of those of further batches' global views, every rank's."""
+    def images() -> Iterator[Tensor]:
+        seen = 0
+        while seen < ESTIMATED_ON:
+            views = next(batches)
+            view = views["global_q"] if "global_q" in views else views["global_k"]
+            seen += len(view) * dist.get_world_size()
+            yield view
+
+    split_batch_norm(backbone, 1)
+    update_bn(images(), backbone)
+    for name, running in backbone.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            dist.all_reduce(running, "mean")
