@@ -6,12 +6,16 @@ from mmengine.registry import HOOKS, LOOPS
 from mmengine.runner import ValLoop
 
 from benchmarks.data.coco import CocoData
-from benchmarks.detection import precise_bn  # noqa: F401 - registers itself
-from benchmarks.detection.evaluate import score
+from benchmarks.detection import (
+    cityscapes_metric,
+    precise_bn,  # noqa: F401 - registers itself
+)
+from benchmarks.detection.evaluate import detections_of, score
 from benchmarks.job import Job
 from benchmarks.protocol import Protocol
 from detco import checkpoint as checkpoints
 from detco.config import digest
+from detco.console import log
 from detco.errors import UserError
 from detco.files import sha256
 from detco.runner import Runner, quiet
@@ -163,10 +167,13 @@ def _run(config: dict, backbone: tuple | None, work_dir: Path, label: str, resum
 
 def _scored(job: Job) -> dict:
     """Metrics, per-class scores and the hash of the detections in the work folder."""
-    metrics, per_class, hashes = {}, {}, []
+    metrics, per_class, hashes = {}, {}, {}
     for kind in job.protocol.config["task"]["metrics"]:
-        file = job.work_dir / f"detections.{kind}.json"
-        scores, per_class[kind] = score(kind, job.data.val_annotations, file, job.limit)
+        if kind == "cityscapes" and not cityscapes_metric.is_installed():
+            log('no score by Cityscapes\' own rules: pip install -e ".[cityscapes]" brings them')
+            continue
+        scores, per_class[kind] = score(kind, job.data, job.work_dir, job.limit)
         metrics |= scores
-        hashes.append(sha256(file))
-    return dict(metrics=metrics, per_class=per_class, detections=digest(hashes))
+        file = detections_of(kind, job.work_dir)
+        hashes[file] = hashes.get(file) or sha256(file)
+    return dict(metrics=metrics, per_class=per_class, detections=digest(list(hashes.values())))
