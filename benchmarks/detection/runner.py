@@ -151,7 +151,13 @@ def _run(config: dict, backbone: tuple | None, work_dir: Path, label: str, resum
     """Train, evaluate, and leave `detections.<kind>` in the work folder; the runner that did."""
     from mmengine.config import ConfigDict
 
-    from benchmarks.detection import keypoints, modules, semantic  # noqa: F401 - register themselves; import mmdet
+    from benchmarks.detection import (  # noqa: F401 - register themselves; import mmdet
+        anchors,
+        instances,
+        keypoints,
+        modules,
+        semantic,
+    )
 
     with quiet(work_dir / "run.log"):
         config["val_evaluator"]["outfile_prefix"] = str(work_dir / "detections")
