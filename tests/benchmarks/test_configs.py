@@ -63,7 +63,7 @@ def test_a_citation_is_no_part_of_a_protocol_and_a_number_is(configs):
     cited = protocols("mini", "coco_retinanet_fpn")
     assert cited["mini"]["task"]["source"] == "DetCo table 5. detectron2 Base-RetinaNet"
     assert {name: protocol_digest(resolved) for name, resolved in cited.items()} == before
-    path.write_text(path.read_text().replace("version=2", "version=3"))
+    path.write_text(path.read_text().replace("version=3", "version=4"))
     assert protocol_digest(protocols("mini", "coco_retinanet_fpn")["mini"]) != before["mini"]
 
 
