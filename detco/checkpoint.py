@@ -91,7 +91,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict | None]:
     if path.suffix == ".safetensors":
         with safetensors.safe_open(path, "pt") as file:
             metadata = (file.metadata() or {}).get(KEY)
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata and json.loads(metadata)
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata and json.loads(metadata)  # noqa: SIM118
     if path.suffix == ".pkl":
         with open(path, "rb") as file:
             tree = _ArrayUnpickler(file).load()

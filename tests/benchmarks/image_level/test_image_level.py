@@ -24,8 +24,8 @@ from benchmarks.image_level import features, probes, svm
 from benchmarks.task import load_task, resolve
 from detco import checkpoint as checkpoints
 from detco import engine
-from detco.files import sha256
 from detco.backbone import ResNetLevels
+from detco.files import sha256
 from detco.pool import FolderPool, MemoryPool
 from detco.views import MEAN, STD, View
 
@@ -335,7 +335,7 @@ def test_knn_is_sklearns_on_its_own_features(checkpoint, pools, photos, tmp_path
                      for split in ("train", "val"))
     top1 = []
     for temperature in (0.002, 7):
-        sklearn = KNeighborsClassifier(15, algorithm="brute", weights=lambda d: np.exp((1 - d**2 / 2) / temperature))
+        sklearn = KNeighborsClassifier(15, algorithm="brute", weights=lambda d, t=temperature: np.exp((1 - d**2 / 2) / t))
         sklearn.fit(bank.double().numpy(), pools.train.labels)
         top1.append(100 * sklearn.score(queries.double().numpy(), pools.val.labels))
     assert measured["metrics"] == {"top1": pytest.approx(top1[0])} and top1[0] != top1[1] and json.dumps(measured)
