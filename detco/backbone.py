@@ -40,6 +40,11 @@ class ResNetLevels(nn.Module):
     for ResNet-18 and 34 and 256 for the deeper ones.
     """
 
+    conv1: nn.Module
+    bn1: nn.Module
+    relu: nn.Module
+    maxpool: nn.Module
+
     def __init__(self, arch: str = "resnet50"):
         super().__init__()
         if arch not in ARCHS:

@@ -150,7 +150,8 @@ def _backbone_of(raw: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor],
 def _arch_of(state: dict[str, Tensor], path: Path) -> str:
     """The torchvision ResNet with these blocks."""
     blocks = tuple(len({k.split(".")[1] for k in state if k.startswith(f"layer{i}.")}) for i in range(1, 5))
-    known = {((2, 2, 2, 2), False): "resnet18", ((3, 4, 6, 3), False): "resnet34", ((3, 4, 6, 3), True): "resnet50",
+    known: dict[tuple[tuple[int, ...], bool], str] = {
+        ((2, 2, 2, 2), False): "resnet18", ((3, 4, 6, 3), False): "resnet34", ((3, 4, 6, 3), True): "resnet50",
              ((3, 4, 23, 3), True): "resnet101", ((3, 8, 36, 3), True): "resnet152"}
     arch = known.get((blocks, "layer1.0.conv3.weight" in state))
     if arch is None:
@@ -200,7 +201,7 @@ def identity(state: dict[str, Tensor], recipe: str | None) -> str:
     found = hashlib.sha256(repr(recipe).encode())
     for name, value in sorted(state.items()):
         found.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
-        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
