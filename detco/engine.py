@@ -157,7 +157,8 @@ class PretrainModel(BaseModel):
 
     def views(self, index=None, images=None, labels=None) -> dict[str, Tensor]:
         """index [N] into a pool in memory, or a batch of crops from the workers -> the method's views."""
-        return self.method.views({"images": images, "labels": labels} if index is None else cast(MemoryPool, self._pool[0]).batch(index))
+        batch = dict(images=images, labels=labels) if index is None else cast(MemoryPool, self._pool[0]).batch(index)
+        return self.method.views(batch)
 
     def begin_step(self, parts: list[dict[str, Tensor]]) -> None:
         with self._autocast():
@@ -401,7 +402,7 @@ def _train(method, pool, config, steps, work_dir, seed, resume, tensorboard, mon
 
 def _further_batches(runner: Runner, steps: int, seed: int) -> Iterator[dict[str, Tensor]]:
     """Views of this rank's parts of the batches that would come next."""
-    loop, model = runner.train_loop, getattr(runner.model, "module", runner.model)
+    loop, model = runner.train_loop, cast(PretrainModel, getattr(runner.model, "module", runner.model))
     loop.dataloader.batch_sampler.start = steps
     for step, batch in enumerate(loop.dataloader, steps):
         batch.pop("broken", None)
