@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from benchmarks.data.coco import DataError
 from benchmarks.image_level import svm as machines
-from benchmarks.image_level.features import BATCH, CentreCrops, extract, frozen
+from benchmarks.image_level.features import BATCH, Squares, extract, frozen
 from benchmarks.job import Job
 from detco import engine
 from detco.console import progress_bar, stop_if_asked
@@ -67,7 +67,7 @@ def linear(job: Job) -> dict:
     val = _parts(job)[1]
     numbers, labels = range(len(val))[_rank_slice()], val.labels
     batches = [list(numbers[i:i + BATCH]) for i in range(0, len(numbers), BATCH)]
-    loader = CentreCrops(val.images, config["data"]).loader(batches, job.workers)
+    loader = Squares(val.images, config["data"]).loader(batches, job.workers)
     with progress_bar(disable=not dist.is_main_process()) as bar, torch.no_grad():
         crops = bar.track(loader, description=f"{label}: evaluate")
         scored = ((probe.classifier(encoder.of_crops(x)), labels[batch]) for x, batch in zip(crops, batches))

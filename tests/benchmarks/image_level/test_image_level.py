@@ -136,7 +136,7 @@ def test_features_are_torchvisions_pooled_ones(checkpoint, photos, pools, tmp_pa
     assert report["loaded"] == 120 and not report["missing"] and not report["fresh"]
     with torch.no_grad():
         theirs = net.eval()(torch.stack([view(Image.open(path).convert("RGB")) for path in photos.images]))
-    ours = model.of_crops(features.CentreCrops(photos.images, dict(resize=36, crop=32))[list(range(6))])
+    ours = model.of_crops(features.Squares(photos.images, dict(resize=36, crop=32))[list(range(6))])
     assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
@@ -175,7 +175,7 @@ def test_extraction_goes_on_by_chunks_and_is_shared_by_seeds(checkpoint, pools, 
     paths = features.extract(job, model, pools.train.images, "train")
     assert computed[5:] == [3, 3, 2, 3, 3, 2, 3, 3]
     assert [np.load(path).shape for path in paths] == [(8, 512)] * 3 + [(6, 512)]
-    expected = nn.functional.normalize(of_crops(features.CentreCrops(pools.train.images, job.protocol.config["data"])
+    expected = nn.functional.normalize(of_crops(features.Squares(pools.train.images, job.protocol.config["data"])
                                                 [list(range(30))]))
     assert torch.allclose(probes._features(paths), expected, atol=2e-4)
     other = make_job("knn", KNN, checkpoint, pools, tmp_path / "row-seed1", seed=1)
@@ -190,7 +190,7 @@ def test_an_image_that_cannot_be_decoded_is_named(photos):
     with open(photos.images[2], "wb") as file:
         file.write(b"broken")
     with pytest.raises(DataError, match=photos.images[2]):
-        features.CentreCrops(photos.images, dict(resize=36, crop=32))[[1, 2]]
+        features.Squares(photos.images, dict(resize=36, crop=32))[[1, 2]]
 
 
 # Scores
