@@ -362,7 +362,7 @@ def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: 
             arch=method.backbone().arch, method=config["name"], pool=pool.fingerprint, seed=seed,
             recipe=recipe_hash(config), recipe_config=recipe(config), config=identity(config, pool.fingerprint, seed),
             budget=dict(images=seen, encoder_pixels=seen * method.pixels_per_image,
-                        device_hours=seconds * dist.get_world_size() / 3600)))
+                        device_hours=seconds * dist.get_world_size() / 3600)) | method.metadata)
         for state in work_dir.glob("iter_*.pth"):  # the run is finished: nothing will resume from these
             state.unlink()
     dist.barrier()

@@ -30,6 +30,7 @@ def measure(job: Job) -> dict:
 
     config = runner_config(job.protocol, job.data, job.seed, job.workers, dist.get_world_size(), job.limit,
                            job.max_per_process)
+    config["model"] = _styled(config["model"], job.checkpoint.metadata)
     backbone = (job.checkpoint, job.protocol.config["load"], job.checkpoint_path) if job.load else None
     runner = _run(config, backbone, job.work_dir, f"{job.name} seed {job.seed}", job.resume)
     hub = runner.message_hub
@@ -39,6 +40,23 @@ def measure(job: Job) -> dict:
                       if key.startswith("train/loss")},
         cost=dict(train_seconds=round(hub.get_info("train_seconds", 0.0), 1), earlier_seconds=runner.clock.before,
                   accumulation=config["optim_wrapper"]["accumulative_counts"]))
+
+
+def _styled(model: dict, metadata: dict) -> dict:
+    """The model's config in a checkpoint's style: its own pixels, and the stride in the 1x1, or unchanged."""
+    style = checkpoints.style_of(metadata)
+    if style["stride"] == "pytorch":
+        return model
+    pixels = dict(mean=[255 * value for value in style["mean"]], std=[255 * value for value in style["std"]],
+                  bgr_to_rgb=style["channel_order"] == "RGB")  # images are read as BGR
+    return _strided(model, style["stride"]) | dict(data_preprocessor=model["data_preprocessor"] | pixels)
+
+
+def _strided(node, stride: str):
+    """The config with every `style` of a ResNet's stages replaced."""
+    if isinstance(node, dict):
+        return {k: stride if k == "style" else _strided(v, stride) for k, v in node.items()}
+    return type(node)(_strided(v, stride) for v in node) if isinstance(node, (list, tuple)) else node
 
 
 @LOOPS.register_module()

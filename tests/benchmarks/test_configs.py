@@ -179,6 +179,8 @@ def test_a_scale_is_one_file(configs):
     assert "tiny" in scale_names() and tiny["name"] == "tiny" and tiny["description"] == "Smaller than mini."
     for method in METHODS:
         recipe, other = (resolve_recipe(method, scale)["method"] for scale in (tiny, mini))
+        if method == "supervised_msra":  # its weights are of one architecture
+            continue
         assert recipe["arch"] == "resnet34" and recipe.get("local_view") == other.get("local_view")
         assert recipe.get("global_view", {}).get("size") == (None if method == "random_init" else 32)
     for task in task_names():
