@@ -23,6 +23,7 @@ from leaderboard.tables import format_comparison, format_rows, render
 
 PAGES = config.CONFIGS.parent / "docs" / "tasks"
 RECIPES = config.CONFIGS.parent / "leaderboard" / "recipes.json"
+RESULTS = config.CONFIGS.parent / "leaderboard" / "results"
 README = config.CONFIGS.parent / "README.md"
 BOARD = re.compile(r"(<!-- board: [^\n]*-->\n).*?(<!-- end of board -->)", re.S)
 SHOWN = dict(scale="mini", task="coco_maskrcnn_c4")  # whose rows README shows
@@ -143,7 +144,7 @@ def recipes() -> str:
 
 def readme() -> str:
     """README with its table of filed rows written anew."""
-    rows = [row for row in read_all(RECIPES.with_name("results")) if all(row[k] == v for k, v in SHOWN.items())]
+    rows = [row for row in read_all(RESULTS) if all(row[k] == v for k, v in SHOWN.items())]
     newest = max((row["task_version"] for row in rows), default=0)
     rows = [row for row in rows if row["task_version"] == newest]
     table = f"```text\n{format_rows(rows)}\n\n{format_comparison(rows, 'random_init')}\n```\n" if rows else ""
