@@ -7,6 +7,7 @@ import torch
 from benchmarks.cli import request_of
 from benchmarks.data.coco import CocoData
 from benchmarks.data.synthetic import SCENE_CLASSES
+from benchmarks.detection import anchors, modules  # noqa: F401 - register themselves
 from benchmarks.detection import runner as harness
 from benchmarks.detection.evaluate import coco_metrics
 from benchmarks.plan import make
