@@ -105,7 +105,7 @@ def _by_scale(records: Sequence[Record], protocols: Mapping[str, Any]) -> list[t
 def _section(table: Table, rows: Sequence[Record], today: Recipes, label: str = "") -> str:
     scale, task, version, schedule = table
     parts = [f"## {_title(scale, label, task, f'version {version}', schedule and f'schedule {schedule}')}",
-             _scores(rows, today), _notes(rows), _differences(rows), _provenance(rows)]
+             _scores(rows, today), _notes(rows), _details(rows), _differences(rows), _provenance(rows)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -124,6 +124,16 @@ def _scores(rows: Sequence[Record], today: Recipes) -> str:
         scores = [score_cell(own, metric) for metric in metrics]
         lines.append([" ".join([escaped(method), *marks]), *scores, *run_cells(own), *_cost_cells(own)])
     return render([escaped(cell) for cell in header], lines, text_columns={0, len(metrics) + 2})
+
+
+def _details(rows: Sequence[Record]) -> str:
+    """AP by object size, and average recall, folded; empty where the rows have none."""
+    if not (metrics := metric_columns(rows, details=True)):
+        return ""
+    lines = [[escaped(method), *(score_cell(own, metric) for metric in metrics)]
+             for method, own in by_method(rows).items()]
+    table = render([escaped(cell) for cell in ("method", *metrics)], lines, text_columns={0})
+    return f"<details><summary>By object size, and recall</summary>\n\n{table}\n\n</details>"
 
 
 def _cost_cells(rows: Sequence[Record]) -> list[str]:

@@ -15,7 +15,9 @@ from leaderboard.statistics import PairedDifference, Run, Summary, paired_differ
 
 SCALES = ("paper", "small", "mini")  # in the order the leaderboard shows them; others follow by name
 # The metrics that differences are taken of, and the order of the families of columns after the main metric's.
-HEADLINES = ("densepose_AP", "keypoints_AP", "bbox_AP", "segm_AP", "mIoU", "top1", "mAP")
+HEADLINES = ("densepose_AP", "keypoints_AP", "voc_AP", "cityscapes_AP", "bbox_AP", "segm_AP", "mIoU", "top1", "mAP")
+# AP by object size, and average recall: of a table of their own, so that the first can be read.
+DETAIL = re.compile(r"_(AP[sml]|AR\w*)$")
 MISSING = "—"
 SINGLE_RUN = "†"
 UNRELIABLE = "‡"
@@ -39,9 +41,10 @@ def tables(records: Sequence[Record], protocols: Mapping[str, Any] | None = None
     return dict(sorted(grouped.items(), key=lambda item: (order.get(item[0][0], len(order)), *item[0])))
 
 
-def metric_columns(rows: Sequence[Record]) -> list[str]:
-    """Metric names of the rows: the main metric's family first (bbox_AP, bbox_AP50, ...), then by family."""
-    names = {name for row in rows for name in row["metrics"]}
+def metric_columns(rows: Sequence[Record], details: bool = False) -> list[str]:
+    """Metric names of the rows, those of DETAIL or the others: the main metric's family first (bbox_AP, bbox_AP50,
+    ...), then by family."""
+    names = {name for row in rows for name in row["metrics"] if bool(DETAIL.search(name)) is details}
     families = [table_metric(rows), *HEADLINES]
 
     def order(name: str) -> tuple[int, str]:

@@ -55,6 +55,17 @@ def test_another_main_metric_changes_order_and_columns(results, make):
     assert list(table["zzz"])[1:4] == ["segm_AP", "bbox_AP", "mIoU"]
 
 
+def test_sizes_and_recall_stand_folded_in_a_table_of_their_own(results, make):
+    metrics = make()["metrics"]
+    for seed, small in ((0, 4.0), (1, 6.0)):
+        write(results, make("detco", seed, task="sized", metrics=metrics | {"bbox_APs": small, "bbox_AR100": 50.0}))
+    text = build(results)
+    assert "bbox_APs" not in scores(text, "## mini · sized")["detco"]
+    folded = scores(text[text.index("## mini · sized"):], "<summary>By object size, and recall</summary>")
+    assert folded == {"detco": {"method": "detco", "bbox_APs": "5.0 ± 1.4", "bbox_AR100": "50.0 ± 0.0"}}
+    assert text.count("<details>") == text.count("</details>") == 1
+
+
 def test_a_single_run_is_marked(results, make):
     write(results, make("byol", 0))
     table = scores(build(results))
