@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from baselines.moco_v2 import MoCoV2
-from benchmarks.speed import own_step
+from benchmarks.timing.measure import own_step
 from detco.detco import DetCo
 from detco.loss import info_nce
 from detco.views import View
