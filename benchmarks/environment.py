@@ -63,9 +63,11 @@ def environment() -> dict:
 
     versions = {"python": platform.python_version(), "mmcv_operators": mmcv_ops.install()}
     for package in ("torch", "torchvision", "mmdet", "mmengine", "numpy", "pycocotools"):
-        versions[package] = None
-        with suppress(PackageNotFoundError):
-            versions[package] = version(package)
+        # Of what was imported, if it was: a fork may stand before the package that is installed under its name.
+        versions[package] = getattr(sys.modules.get(package), "__version__", None)
+        if versions[package] is None:
+            with suppress(PackageNotFoundError):
+                versions[package] = version(package)
     commit = changed = None
     if _git("rev-parse", "--show-toplevel") == str(ROOT):  # else another project's checkout may lie above
         commit = _git("rev-parse", "HEAD")

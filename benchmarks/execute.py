@@ -169,7 +169,9 @@ def _row(plan: Plan, step: Transfer, data: CocoData | Pools, ready: Ready, seed:
     options, protocol, work_dir = plan.options, step.protocol, plan.folders.work_dir
     # States count parts of a batch: those of another number of them are no states of this run.
     parts = [options.max_per_process, dist.get_world_size()] if options.max_per_process else []
-    key = digest([protocol.fingerprint, data.fingerprint, ready.identity, not options.load, options.limit, *parts])
+    style = [ready.checkpoint.metadata[key] for key in checkpoints.STYLE]
+    key = digest([protocol.fingerprint, data.fingerprint, ready.identity, style, not options.load, options.limit,
+                  *parts])
     seeds = f"p{ready.pretrain_seed}-s{seed}" if ready.pretrain_seed is not None else f"s{seed}"
     folder = work_dir / "transfer" / protocol.scale / protocol.task / f"{ready.row}-{seeds}-{key[:12]}"
     stored = folder / "result.json"

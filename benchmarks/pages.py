@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.data.sources import CLASS_COUNTS, SOURCES
 from benchmarks.recipe import load_scale, resolve_recipe, scale_names
-from benchmarks.task import defined_at, load_task, resolve, source_of, task_names
+from benchmarks.task import defined_at, load_task, resolve, source_of, task_names, without_prose
 from detco import config
 from detco.files import replacing
 from leaderboard.published import published_tables
@@ -23,6 +23,7 @@ from leaderboard.tables import format_comparison, format_rows, render
 
 PAGES = config.CONFIGS.parent / "docs" / "tasks"
 RECIPES = config.CONFIGS.parent / "leaderboard" / "recipes.json"
+RESULTS = config.CONFIGS.parent / "leaderboard" / "results"
 README = config.CONFIGS.parent / "README.md"
 BOARD = re.compile(r"(<!-- board: [^\n]*-->\n).*?(<!-- end of board -->)", re.S)
 SHOWN = dict(scale="mini", task="coco_maskrcnn_c4")  # whose rows README shows
@@ -50,7 +51,8 @@ ROWS = (
     ("total batch", "data.total_batch"), ("shorter side, training", "data.short_sides"),
     ("longer side, training", "data.max_side"), ("shorter side, test", "data.test_short_side"),
     ("longer side, test", "data.test_max_side"), ("crop", "data.crop_size"), ("crop", "data.crop"),
-    ("resized to", "data.resize"), ("scaled by", "data.scale_range"),
+    ("resized to", "data.resize"), ("squeezed to", "data.squeeze"), ("averages of C5 a side", "features.grid"),
+    ("scaled by", "data.scale_range"),
     ("optimiser", "optimizer.optimizer.type"), ("optimiser", "optimizer.type"),
     ("learning rate", "optimizer.optimizer.lr"), ("learning rate", "optimizer.lr"),
     ("weight decay", "optimizer.optimizer.weight_decay"), ("weight decay", "optimizer.weight_decay"),
@@ -79,12 +81,15 @@ def page(name: str) -> str:
              "## Protocol", render(["", "paper scale"], _rows(resolved), {0, 1})]
     if "schedules" in resolved:
         parts += ["## Schedules", _schedules(resolved["schedules"])]
+    if facts.get("differences"):
+        parts += ["## Differences from the published protocol", "\n".join(f"- {text}" for text in facts["differences"])]
     parts += [f"## Metrics\n\n{', '.join(facts['metrics'])}; ordered by {facts['main_metric']}."]
     published = published_tables([name])
     if published:
         parts += ["## Published figures", "As the paper and its README report them, not measured here."]
         parts += [f"### {schedule or name}\n\n{text}" for (_, schedule), text in published.items()]
-    parts += ["## The whole config, resolved", f"```json\n{json.dumps({'task': facts} | resolved, indent=1)}\n```"]
+    written = {"task": {}} | without_prose(resolved)
+    parts += ["## The whole config, resolved", f"```json\n{json.dumps(written, indent=1)}\n```"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -139,7 +144,7 @@ def recipes() -> str:
 
 def readme() -> str:
     """README with its table of filed rows written anew."""
-    rows = [row for row in read_all(RECIPES.with_name("results")) if all(row[k] == v for k, v in SHOWN.items())]
+    rows = [row for row in read_all(RESULTS) if all(row[k] == v for k, v in SHOWN.items())]
     newest = max((row["task_version"] for row in rows), default=0)
     rows = [row for row in rows if row["task_version"] == newest]
     table = f"```text\n{format_rows(rows)}\n\n{format_comparison(rows, 'random_init')}\n```\n" if rows else ""

@@ -15,7 +15,7 @@ from benchmarks.cli import Request, change_of
 from benchmarks.data import sources
 from benchmarks.estimates import KEPT, detector_bytes, state_bytes
 from benchmarks.protocol import Protocol, protocol_of
-from benchmarks.recipe import load_scale, resolve_recipe
+from benchmarks.recipe import arch_of, load_scale, resolve_recipe
 from benchmarks.task import defined_at, load_task, overrides_at, source_of, task_names
 from detco import config
 from detco.errors import UserError, nearest, several
@@ -146,6 +146,8 @@ def make(request: Request) -> Plan:
     _check_row_names(request, methods)
     _check_installed(request)
     changes = _changes(request.changes)
+    if request.methods == ("all",):  # weights that somebody else trained are of one architecture
+        methods = [m for m in methods if arch_of(resolve_recipe(m, scale_config)) == scale_config["arch"]]
     if request.tasks == ("all",):
         tasks = [task for task in tasks if defined_at(task, scale_config)]
     transfers = () if request.pretrain_only else _transfers(request, scale, data, scale_config, tasks, changes["task"])
@@ -262,9 +264,12 @@ def _pretraining(request: Request, method: str, seed: int, data: str, scale_conf
     changes = _placed(changes, resolve_recipe(method, scale_config), "method")
     recipe = resolve_recipe(method, scale_config, changes)
     schedule = recipe["schedule"]
-    if recipe["method"]["arch"] != scale_config["arch"]:
-        raise UserError(f"{method}: a {recipe['method']['arch']}; the {scale_config['name']} scale's tasks run "
-                        f"{scale_config['arch']}")
+    if (arch := arch_of(recipe)) != scale_config["arch"]:
+        raise UserError(f"{method}: a {arch}; the {scale_config['name']} scale's tasks run {scale_config['arch']}")
+    if not schedule["epochs"]:  # weights of somebody else's that are not there are missed before the work
+        from detco import engine  # late: imports torch
+
+        engine.build(recipe, 1)
     if request.accumulation > 1:  # batch norm sees the parts: another recipe
         schedule["accumulation"] = changes["schedule.accumulation"] = request.accumulation
     if request.compile:

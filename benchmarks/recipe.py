@@ -16,6 +16,11 @@ def load_scale(name: str) -> dict[str, Any]:
     return loaded | dict(name=name, description=config.headline(config.CONFIGS / "scales" / f"{name}.py"))
 
 
+def arch_of(recipe: dict[str, Any]) -> str:
+    """The backbone of a resolved recipe: its method's; of weights that somebody else trained, theirs at every scale."""
+    return recipe.get("arch") or recipe["method"]["arch"]
+
+
 def resolve_recipe(name: str, scale: dict[str, Any], changes: dict[str, Any] | None = None) -> dict[str, Any]:
     """A method's pretraining config at a scale, with its `name`: what fits of the scale's rules, then the method's own
     `scales`, then `changes`, which a user asks for.

@@ -8,6 +8,7 @@ from detco.errors import UserError, nearest
 if TYPE_CHECKING:
     from mmengine.config import ConfigDict
 
+PROSE = ("source", "differences")  # of a config's `task`
 UNBOUNDED = 10**6  # pixels; no photo's side
 
 
@@ -104,8 +105,8 @@ def _fill(node: Any, values: dict[str, Any]) -> Any:
 
 
 def without_prose(resolved: dict) -> dict:
-    """A resolved task config as it is hashed and stored: without `task.source`, the citation."""
-    return resolved | {"task": {key: value for key, value in resolved["task"].items() if key != "source"}}
+    """A resolved task config as it is hashed and stored: without its citation and its differences from it."""
+    return resolved | {"task": {key: value for key, value in resolved["task"].items() if key not in PROSE}}
 
 
 def protocol_digest(resolved: dict) -> str:

@@ -2,6 +2,7 @@
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
 
 from detco.errors import UserError
 
@@ -35,12 +36,20 @@ class ResNetLevels(nn.Module):
 
     Args:
         arch: resnet18, resnet34, resnet50, resnet101 or resnet152 (UserError otherwise).
+        stride: which convolution of a bottleneck halves the map: "pytorch", the 3x3 (torchvision's), or "caffe", the
+            first 1x1 (the original ResNet's, arXiv 1512.03385). ResNet-18 and 34 have no bottlenecks and are the same
+            in both.
 
     `forward`: images [N, 3, H, W] -> {"c2": [N, C, H/4, W/4], ..., "c5": [N, 8C, H/32, W/32]}, with C = 64
     for ResNet-18 and 34 and 256 for the deeper ones.
     """
 
-    def __init__(self, arch: str = "resnet50"):
+    conv1: nn.Module
+    bn1: nn.Module
+    relu: nn.Module
+    maxpool: nn.Module
+
+    def __init__(self, arch: str = "resnet50", stride: str = "pytorch"):
         super().__init__()
         if arch not in ARCHS:
             raise UserError(f"unknown backbone '{arch}': known: {', '.join(ARCHS)}")
@@ -48,6 +57,9 @@ class ResNetLevels(nn.Module):
         for name, module in net.named_children():
             if name not in ("avgpool", "fc"):
                 self.add_module(name, module)
+        for block in self.modules():
+            if stride == "caffe" and isinstance(block, Bottleneck):
+                block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
         self.arch = arch
         self.channels = {level: net.fc.in_features >> (3 - i) for i, level in enumerate(LEVELS)}
 

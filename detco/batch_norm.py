@@ -18,6 +18,7 @@ ESTIMATED_ON = 8192  # images, at least: a mean over them is off by a ninetieth 
 @torch.no_grad()
 def _track(layer: nn.BatchNorm2d, mean: Tensor, var: Tensor) -> None:
     """Move a layer's running statistics towards a batch's; without a momentum they are the mean of all batches'."""
+    assert layer.num_batches_tracked is not None and layer.running_mean is not None and layer.running_var is not None
     layer.num_batches_tracked.add_(1)
     share = layer.num_batches_tracked.float().reciprocal() if layer.momentum is None else layer.momentum
     layer.running_mean.lerp_(mean, share)
@@ -65,9 +66,9 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.splits == 1:
             return super().forward(x)
-        mean, var = (running.new_zeros(self.splits, len(running)) for running in (self.running_mean, self.running_var))
-        out = torch.cat([F.batch_norm(part, *seen, self.weight, self.bias, True, 1.0, self.eps)
-                         for part, *seen in zip(x.chunk(self.splits), mean, var)])
+        mean, var = torch.zeros(2, self.splits, self.num_features, device=x.device)
+        out = torch.cat([F.batch_norm(part, of_mean, of_var, self.weight, self.bias, True, 1.0, self.eps)
+                         for part, of_mean, of_var in zip(x.chunk(self.splits), mean, var)])
         _track(self, mean.mean(0), var.mean(0))
         return out
 
@@ -81,7 +82,7 @@ def split_batch_norm(module: nn.Module, splits: int) -> None:
     for layer in layers:
         if type(layer) is nn.BatchNorm2d:
             layer.__class__ = SplitBatchNorm2d  # same fields, another forward
-        layer.splits = splits
+        setattr(layer, "splits", splits)  # noqa: B010 - a field that the class above has
 
 
 @contextlib.contextmanager

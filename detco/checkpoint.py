@@ -29,6 +29,7 @@ from detco.views import MEAN, STD
 KEY = "detco"
 FOREIGN = dict(channel_order="RGB", mean=list(MEAN), std=list(STD), stride="pytorch", method=None, pool=None,
                seed=None, budget=None, recipe=None, recipe_config=None, config=None, parent=None)
+STYLE = ("stride", "channel_order", "mean", "std")  # how a network takes images in
 # What pretraining leaves beside a backbone: classifiers, projectors, predictors, prototypes.
 HEADS = re.compile(r"(fc|classifier|head|heads|projector|projection_head|predictor|prototypes|mlp)(\.|$)")
 MOMENTUM = re.compile(r"(encoder_k|_k\.|momentum|teacher|twin|target|ema)")
@@ -91,7 +92,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict | None]:
     if path.suffix == ".safetensors":
         with safetensors.safe_open(path, "pt") as file:
             metadata = (file.metadata() or {}).get(KEY)
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata and json.loads(metadata)
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata and json.loads(metadata)  # noqa: SIM118
     if path.suffix == ".pkl":
         with open(path, "rb") as file:
             tree = _ArrayUnpickler(file).load()
@@ -150,7 +151,8 @@ def _backbone_of(raw: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor],
 def _arch_of(state: dict[str, Tensor], path: Path) -> str:
     """The torchvision ResNet with these blocks."""
     blocks = tuple(len({k.split(".")[1] for k in state if k.startswith(f"layer{i}.")}) for i in range(1, 5))
-    known = {((2, 2, 2, 2), False): "resnet18", ((3, 4, 6, 3), False): "resnet34", ((3, 4, 6, 3), True): "resnet50",
+    known: dict[tuple[tuple[int, ...], bool], str] = {
+        ((2, 2, 2, 2), False): "resnet18", ((3, 4, 6, 3), False): "resnet34", ((3, 4, 6, 3), True): "resnet50",
              ((3, 4, 23, 3), True): "resnet101", ((3, 8, 36, 3), True): "resnet152"}
     arch = known.get((blocks, "layer1.0.conv3.weight" in state))
     if arch is None:
@@ -172,15 +174,15 @@ def _check_keys(state: dict[str, Tensor], arch: str, path: Path) -> None:
 
 
 def to_protocol(checkpoint: Checkpoint, path: Path) -> dict[str, Tensor]:
-    """The weights for RGB input with ImageNet mean and std and pytorch strides: converted, or refused.
+    """The weights for a model of the checkpoint's `style_of`: with the stride in the 3x3 convolution for RGB input with
+    ImageNet mean and std, converted, or refused.
 
-    A first convolution trained on BGR or on another scale of pixels is rewritten exactly; another mean or the
-    stride in the 1x1 convolution cannot be, and raises CheckpointError.
+    A first convolution trained on BGR or on another scale of pixels is rewritten exactly; another mean cannot be, and
+    raises CheckpointError. With the stride in the 1x1 convolution a model takes the weights, and pixels, as they are.
     """
     state, meta = dict(checkpoint.state), checkpoint.metadata
-    if meta["stride"] != "pytorch":
-        raise CheckpointError(f"checkpoint {path}: stride style '{meta['stride']}': the protocols run with the "
-                              "stride in the 3x3 convolution (pytorch style)")
+    if meta["stride"] == "caffe":
+        return state
     mean, std = torch.tensor(meta["mean"]), torch.tensor(meta["std"])
     weight = state["conv1.weight"]
     if meta["channel_order"] == "BGR":
@@ -194,18 +196,28 @@ def to_protocol(checkpoint: Checkpoint, path: Path) -> dict[str, Tensor]:
     return state
 
 
+def style_of(metadata: dict) -> dict:
+    """How a model must be built that takes a checkpoint in: the stride, and channel_order, mean and std of its pixels.
+
+    The protocols' own, to which `to_protocol` converts. A network with the stride in the 1x1 convolution is another and
+    cannot be converted: it runs with its own pixels too, as the papers' supervised rows (MSRA's ResNet-50) did.
+    """
+    own = metadata if metadata["stride"] == "caffe" else FOREIGN
+    return {key: own[key] for key in STYLE}
+
+
 def identity(state: dict[str, Tensor], recipe: str | None) -> str:
     """What a checkpoint is known by: sha256 of its tensors (names, types, shapes, values) and its recipe's hash. Files
     whose other metadata differ, such as the hours it took, have the same."""
     found = hashlib.sha256(repr(recipe).encode())
     for name, value in sorted(state.items()):
         found.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
-        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
 def load_into(model: nn.Module, checkpoint: Checkpoint, rules: list[tuple[str, str]], path: Path) -> dict:
-    """Load a checkpoint into a model whose backbone stands under other names, as the protocols see pixels.
+    """Load a checkpoint into a model of its style (`style_of`) whose backbone stands under other names.
 
     Args:
         rules: (prefix in the checkpoint, prefix in the model); the first that fits a name counts.

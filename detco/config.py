@@ -124,7 +124,7 @@ def fitting(config: dict, rules: Rules) -> dict[str, Any]:
             other than None, or "key=value"; several are joined by " and ", and an empty one always holds. A change
             counts where the config has its key; `*` in a key is each item of a list.
     """
-    changes = {}
+    changes: dict[str, Any] = {}
     for condition, values in rules:
         if all(_holds(config, part) for part in condition.split(" and ") if part):
             for pattern, value in values.items():

@@ -4,6 +4,7 @@ Shapes: N images a rank, R ranks, D = dim, K = bank_size; levels c2 to c5 with C
 """
 import contextlib
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ class DetCo(Method):
         arch: torchvision ResNet.
         global_view, local_view: fields of `detco.views.View`.
         weights: loss weights of C2 to C5 (section 3.2: 0.1, 0.4, 0.7, 1.0); a level of weight 0 is not built.
-        terms: of "g2g", "l2l", "g2l", those that count (Table 12 ablates them).
+        terms: of "g2g", "l2l", "g2l", those that count.
         dim, bank_size, temperature, momentum: MoCo v2's 128, 65536, 0.2 and 0.999.
         permute: shuffle the order of an image's patches, as PIRL does; DetCo does not say that it does.
         batch_norm: "shuffle" (keys under shuffled statistics) or "sync" (SyncBN, which the engine puts in). Under
@@ -150,16 +151,19 @@ class DetCo(Method):
         losses = {}
         for i, (level, weight) in enumerate(self.weights.items()):
             # The terms against one bank share its product: their queries are stacked.
-            for bank, stacked in (("global", (("g2g", "global"), ("g2l", "local"))), ("local", (("l2l", "local"),))):
-                stacked = [(term, queries[kind][i]) for term, kind in stacked if term in self.terms]
+            for bank, terms in (("global", {"g2g": "global", "g2l": "local"}), ("local", {"l2l": "local"})):
+                stacked = [(term, queries[kind][i]) for term, kind in terms.items() if term in self.terms]
                 if not stacked:
                     continue
                 positives = keys[bank][i].repeat(len(stacked), 1)
-                values = info_nce(torch.cat([q for _, q in stacked]), positives, self.banks[f"{bank}_{level}"].keys,
+                values = info_nce(torch.cat([q for _, q in stacked]), positives, self._bank(f"{bank}_{level}").keys,
                                   self.temperature)
                 for (term, _), value in zip(stacked, values.chunk(len(stacked))):
                     losses[f"loss_{level}_{term}"] = weight * value.mean()
         return losses
+
+    def _bank(self, name: str) -> MemoryBank:
+        return cast(MemoryBank, self.banks[name])
 
     def after_step(self) -> None:
         """This step's keys of every rank enter the banks, and the momentum encoder follows.
@@ -169,7 +173,7 @@ class DetCo(Method):
         """
         for kind, levels in self._keys.items():
             for level, keys in zip(self.weights, levels):
-                self.banks[f"{kind}_{level}"].enqueue(keys)
+                self._bank(f"{kind}_{level}").enqueue(keys)
         self._keys = {}
         self.momentum_encoder.update(self.encoder)
 

@@ -6,6 +6,7 @@ import pkgutil
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import torch
 from mmengine import dist
@@ -65,7 +66,7 @@ class Stream:
 
     def __iter__(self):
         own = self.batch // dist.get_world_size()
-        step, epoch, order = self.start, -1, None
+        step, epoch, order = self.start, -1, []
         while True:
             first = step * self.batch + dist.get_rank() * own
             numbers = []
@@ -156,7 +157,8 @@ class PretrainModel(BaseModel):
 
     def views(self, index=None, images=None, labels=None) -> dict[str, Tensor]:
         """index [N] into a pool in memory, or a batch of crops from the workers -> the method's views."""
-        return self.method.views({"images": images, "labels": labels} if index is None else self._pool[0].batch(index))
+        batch = dict(images=images, labels=labels) if index is None else cast(MemoryPool, self._pool[0]).batch(index)
+        return self.method.views(batch)
 
     def begin_step(self, parts: list[dict[str, Tensor]]) -> None:
         with self._autocast():
@@ -360,7 +362,7 @@ def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: 
             arch=method.backbone().arch, method=config["name"], pool=pool.fingerprint, seed=seed,
             recipe=recipe_hash(config), recipe_config=recipe(config), config=identity(config, pool.fingerprint, seed),
             budget=dict(images=seen, encoder_pixels=seen * method.pixels_per_image,
-                        device_hours=seconds * dist.get_world_size() / 3600)))
+                        device_hours=seconds * dist.get_world_size() / 3600)) | method.metadata)
         for state in work_dir.glob("iter_*.pth"):  # the run is finished: nothing will resume from these
             state.unlink()
     dist.barrier()
@@ -400,7 +402,7 @@ def _train(method, pool, config, steps, work_dir, seed, resume, tensorboard, mon
 
 def _further_batches(runner: Runner, steps: int, seed: int) -> Iterator[dict[str, Tensor]]:
     """Views of this rank's parts of the batches that would come next."""
-    loop, model = runner.train_loop, getattr(runner.model, "module", runner.model)
+    loop, model = runner.train_loop, cast(PretrainModel, getattr(runner.model, "module", runner.model))
     loop.dataloader.batch_sampler.start = steps
     for step, batch in enumerate(loop.dataloader, steps):
         batch.pop("broken", None)
@@ -421,11 +423,11 @@ def runner_of(method: Method, pool: MemoryPool | FolderPool, config: dict, steps
     if config.get("compile"):
         compile_backbones(method)
     in_memory = isinstance(pool, MemoryPool)
-    hooks = [dict(type="MethodHook")]
+    hooks: list[dict] = [dict(type="MethodHook")]
     if not in_memory:
         hooks.append(dict(type="BrokenImageHook", pool=pool, path=work_dir / "broken_images.txt",
                           batch=schedule["batch"], share=config["max_broken"]))
-    pool = pool.to(device) if in_memory else pool.cropped(method.view_specs, seed)
+    pool = pool.to(device) if isinstance(pool, MemoryPool) else pool.cropped(method.view_specs, seed)
     loader = DataLoader(pool, batch_sampler=Stream(len(pool), schedule["batch"], seed, accumulation),
                         num_workers=0 if in_memory else config["workers"], persistent_workers=False,
                         collate_fn=(lambda batch: {"index": torch.tensor(batch)}) if in_memory else None,

@@ -18,10 +18,12 @@ class Method(nn.Module):
     Attributes:
         progress: the share of the run's steps taken before this one, in [0, 1); the engine sets it ahead of `loss`, for
             what follows a schedule of the method's own, such as a momentum.
+        metadata: what its checkpoint says in the place of what the engine knows, where weights come from elsewhere.
     """
 
     view_specs: dict[str, View] = {}
     progress = 0.0
+    metadata: dict = {}
 
     def __init__(self):
         super().__init__()

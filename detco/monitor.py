@@ -34,7 +34,7 @@ def features(backbone: nn.Module, pool: MemoryPool | FolderPool, size: int, crop
     device, training = next(backbone.parameters()).device, backbone.training
     backbone.eval()
     try:
-        found = {level: [] for level in LEVELS}
+        found: dict[str, list[Tensor]] = {level: [] for level in LEVELS}
         for images in crops(pool, size, crop):
             maps = backbone(TF.normalize(images.to(device).float() / 255, MEAN, STD))
             for level, vectors in found.items():

@@ -148,9 +148,9 @@ class FolderPool(Dataset):
                 reason = f"{path}: {error}"
         else:
             raise PoolError(f"pool: none of {len(self)} images can be decoded ({reason}); prepare it again")
-        crops = {}
+        crops, (height, width) = {}, image.shape[1:]
         for i, (name, view) in enumerate(self.views.items()):
             generator = torch.Generator().manual_seed(hash((self.seed, draw, i)) & (2**63 - 1))
-            x1, y1, x2, y2 = map(int, random_boxes(1, *image.shape[1:], view.area, generator)[0])
+            x1, y1, x2, y2 = map(int, random_boxes(1, height, width, view.area, generator)[0])
             crops[name] = F.resized_crop(image, y1, x1, y2 - y1, x2 - x1, [view.size] * 2, antialias=True)
         return {"images": crops, "labels": label, "broken": -1 if chosen == number else number}

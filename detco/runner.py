@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.dist import broadcast_object_list, get_world_size, is_distributed, is_main_process, master_only
@@ -49,6 +50,8 @@ class Runner(_Runner):
     Args:
         label: what the progress bar calls the run; the rest is mmengine's.
     """
+
+    _has_loaded: bool
 
     def __init__(self, *args, label: str, **kwargs):
         super().__init__(*args, launcher="pytorch" if is_distributed() else "none", **kwargs)
@@ -138,7 +141,7 @@ def quiet(log_file: Path):
             with contextlib.redirect_stdout(log):
                 yield
         finally:
-            CONSOLE.file = None
+            CONSOLE.file = None  # type: ignore[assignment]  # whatever sys.stdout is from now on
 
 
 class ProgressHook(Hook):
@@ -148,7 +151,7 @@ class ProgressHook(Hook):
 
     def __init__(self, label: str):
         self.label = label
-        self.progress = None
+        self.progress: Any = None  # rich's, while there is one
 
     def _bar(self, label: str, done: int, total: int):
         self.close()

@@ -266,7 +266,7 @@ class View:
         change(x, blurred, partial(gaussian_blur, radius=radius), sigma)
 
     def _auto_augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        policy = {"imagenet": v2.AutoAugment, "rand": v2.RandAugment}[self.auto_augment]()
+        policy = {"imagenet": v2.AutoAugment, "rand": v2.RandAugment}[str(self.auto_augment)]()
         with torch.random.fork_rng(devices=[]):  # the policies draw from torch's global generator
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
             images = (x * 255).round().to(torch.uint8)

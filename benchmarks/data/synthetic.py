@@ -205,7 +205,7 @@ def _annotation(canvas: _Canvas, number: int, category: int) -> dict:
               "segmentation": _polygons(mask[y:y + height, x:x + width], x, y)}
     if number in canvas.keypoints:
         triples = [_keypoint(canvas.owner, number, *point) for point in canvas.keypoints[number].tolist()]
-        record |= {"keypoints": sum(triples, []), "num_keypoints": sum(t[2] > 0 for t in triples)}
+        record |= {"keypoints": [x for triple in triples for x in triple], "num_keypoints": sum(t[2] > 0 for t in triples)}
     return record
 
 

@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-from mmdet.datasets import CocoDataset
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs
 from mmdet.evaluation import CocoMetric
 from mmdet.models import StandardRoIHead
@@ -21,6 +20,7 @@ from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, Keypoi
 from torchvision.models.detection.roi_heads import keypointrcnn_inference, keypointrcnn_loss
 
 from benchmarks.data.checks import KEYPOINTS, check_keypoints
+from benchmarks.detection.instances import InstanceDataset
 from detco.errors import UserError
 from detco.files import replacing
 
@@ -32,7 +32,7 @@ _HALF = np.float32([0.5, 0.5, 0])  # of a pixel, for (x, y, visibility)
 
 
 @DATASETS.register_module()
-class KeypointDataset(CocoDataset):
+class KeypointDataset(InstanceDataset):
     """COCO's persons with `keypoints`, float32 [17, 3] as (x, y, visibility), in each instance.
 
     Training leaves out images in which no person has a visible keypoint (detectron2's MIN_KEYPOINTS_PER_IMAGE 1).
@@ -40,18 +40,18 @@ class KeypointDataset(CocoDataset):
     """
 
     def parse_data_info(self, raw_data_info: dict) -> dict:
-        annotations = raw_data_info["raw_ann_info"]
-        check_keypoints(self.ann_file, annotations)
-        info = super().parse_data_info(raw_data_info | {"raw_ann_info": []})
-        for annotation in annotations:  # one by one: mmdet drops flat boxes and does not say which
-            for instance in super().parse_data_info(raw_data_info | {"raw_ann_info": [annotation]})["instances"]:
-                instance["keypoints"] = np.float32(annotation["keypoints"]).reshape(KEYPOINTS, 3) + _HALF
-                info["instances"].append(instance)
-        return info
+        check_keypoints(self.ann_file, raw_data_info["raw_ann_info"])
+        return super().parse_data_info(raw_data_info)
+
+    def parse_object(self, annotation: dict) -> dict | None:
+        found = super().parse_object(annotation)
+        if found:
+            found["keypoints"] = np.float32(annotation["keypoints"]).reshape(KEYPOINTS, 3) + _HALF
+        return found
 
     def filter_data(self) -> list[dict]:
         return [info for info in super().filter_data() if self.test_mode or any(
-            instance["keypoints"][:, 2].any() for instance in info["instances"] if not instance["ignore_flag"])]
+            instance["keypoints"][:, 2].any() for instance in info["instances"])]
 
 
 @TRANSFORMS.register_module()

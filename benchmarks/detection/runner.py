@@ -1,16 +1,21 @@
 """Detectors, and whatever else mmdetection's Runner trains: one row's training, evaluation and scores."""
 from pathlib import Path
 
-from mmengine.registry import LOOPS
+from mmengine.hooks import ParamSchedulerHook
+from mmengine.registry import HOOKS, LOOPS
 from mmengine.runner import ValLoop
 
 from benchmarks.data.coco import CocoData
-from benchmarks.detection import precise_bn  # noqa: F401 - registers itself
-from benchmarks.detection.evaluate import score
+from benchmarks.detection import (
+    cityscapes_metric,
+    precise_bn,  # noqa: F401 - registers itself
+)
+from benchmarks.detection.evaluate import detections_of, score
 from benchmarks.job import Job
 from benchmarks.protocol import Protocol
 from detco import checkpoint as checkpoints
 from detco.config import digest
+from detco.console import log
 from detco.errors import UserError
 from detco.files import sha256
 from detco.runner import Runner, quiet
@@ -25,6 +30,7 @@ def measure(job: Job) -> dict:
 
     config = runner_config(job.protocol, job.data, job.seed, job.workers, dist.get_world_size(), job.limit,
                            job.max_per_process)
+    config["model"] = _styled(config["model"], job.checkpoint.metadata)
     backbone = (job.checkpoint, job.protocol.config["load"], job.checkpoint_path) if job.load else None
     runner = _run(config, backbone, job.work_dir, f"{job.name} seed {job.seed}", job.resume)
     hub = runner.message_hub
@@ -34,6 +40,23 @@ def measure(job: Job) -> dict:
                       if key.startswith("train/loss")},
         cost=dict(train_seconds=round(hub.get_info("train_seconds", 0.0), 1), earlier_seconds=runner.clock.before,
                   accumulation=config["optim_wrapper"]["accumulative_counts"]))
+
+
+def _styled(model: dict, metadata: dict) -> dict:
+    """The model's config in a checkpoint's style: its own pixels, and the stride in the 1x1, or unchanged."""
+    style = checkpoints.style_of(metadata)
+    if style["stride"] == "pytorch":
+        return model
+    pixels = dict(mean=[255 * value for value in style["mean"]], std=[255 * value for value in style["std"]],
+                  bgr_to_rgb=style["channel_order"] == "RGB")  # images are read as BGR
+    return _strided(model, style["stride"]) | dict(data_preprocessor=model["data_preprocessor"] | pixels)
+
+
+def _strided(node, stride: str):
+    """The config with every `style` of a ResNet's stages replaced."""
+    if isinstance(node, dict):
+        return {k: stride if k == "style" else _strided(v, stride) for k, v in node.items()}
+    return type(node)(_strided(v, stride) for v in node) if isinstance(node, (list, tuple)) else node
 
 
 @LOOPS.register_module()
@@ -46,6 +69,18 @@ class WitnessedValLoop(ValLoop):
         metrics = super().run()
         self.evaluated = True
         return metrics
+
+
+@HOOKS.register_module()
+class IterationSchedulerHook(ParamSchedulerHook):
+    """mmengine's, counting an iteration when its `parts` are through: parts see the rates that ranks see."""
+
+    def __init__(self, parts: int):
+        self.parts = parts
+
+    def after_train_iter(self, runner, *args, **kwargs) -> None:
+        if self.every_n_train_iters(runner, self.parts):
+            super().after_train_iter(runner, *args, **kwargs)
 
 
 class TransferRunner(Runner):
@@ -65,17 +100,22 @@ def runner_config(protocol: Protocol, data: CocoData, seed: int, workers: int, w
                   limit: int | None = None, max_per_process: int | None = None) -> dict:
     """Keyword arguments of mmengine's Runner for a protocol.
 
-    The total batch is kept on any number of processes: a process that shall not take its share at once does several
-    forward passes a step (accumulation), and iterations count accordingly.
+    The total batch is kept on any number of processes: a process that shall not take its share at once takes it in
+    equal parts, forward and backward one by one, before the optimiser steps; the Runner's iterations are then parts.
+    Eight parts of two images give what eight ranks with two images give (losses averaged over parts, normalisers by
+    part, rates, precise BN), but for batch norm, which ranks synchronise and parts cannot, Sparse R-CNN's number of
+    boxes, which ranks average, and all that is drawn at random.
     """
     config = protocol.config
-    schedule, warmup, total = config["schedule"], config["warmup"], config["data"]["total_batch"]
+    schedule, warmup, total = config["schedule"], config.get("warmup"), config["data"]["total_batch"]
     if total % world_size:
         raise UserError(f"{protocol.task}: a total batch of {total} does not divide among {world_size} processes")
     per_process = total // world_size
-    accumulate = next(n for n in range(1, per_process + 1)
-                      if per_process % n == 0 and per_process // n <= (max_per_process or per_process))
-    iterations = schedule["iterations"] * accumulate
+    parts = next(n for n in range(1, per_process + 1)
+                 if per_process % n == 0 and per_process // n <= (max_per_process or per_process))
+    iterations = schedule["iterations"]
+    rates = [dict(type="LinearLR", start_factor=warmup["start_factor"], by_epoch=False, begin=0,
+                  end=warmup["iterations"])] if warmup else []
     dataset = dict(type=config["data"]["dataset"], metainfo=dict(classes=tuple(data.classes)), backend_args=None)
     train = dict(ann_file=str(data.train_annotations), data_prefix=dict(img=f"{data.train_images}/"),
                  filter_cfg=config["data"]["filter_cfg"], pipeline=config["train_pipeline"])
@@ -83,27 +123,36 @@ def runner_config(protocol: Protocol, data: CocoData, seed: int, workers: int, w
                indices=limit, pipeline=config["test_pipeline"])
     loader = dict(num_workers=workers, persistent_workers=workers > 0)
     return dict(
-        model=_synchronised(config["model"]) if world_size > 1 else config["model"],
-        train_dataloader=dict(batch_size=per_process // accumulate, **loader, dataset=dataset | train,
+        model=_model(config["model"], schedule.get("frozen", False), parts, world_size > 1),
+        train_dataloader=dict(batch_size=per_process // parts, **loader, dataset=dataset | train,
                               sampler=dict(type="InfiniteSampler", shuffle=True, seed=seed),
                               batch_sampler=config["data"]["batch_sampler"]),
         val_dataloader=dict(batch_size=1, **loader, dataset=dataset | val, drop_last=False,
                             sampler=dict(type="DefaultSampler", shuffle=False)),
         val_evaluator=config["evaluator"] | dict(format_only=True, ann_file=str(data.val_annotations)),
-        train_cfg=dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=iterations),
+        train_cfg=dict(type="IterBasedTrainLoop", max_iters=iterations * parts, val_interval=iterations * parts),
         val_cfg=dict(type="WitnessedValLoop"),
-        optim_wrapper=dict(type="OptimWrapper", accumulative_counts=accumulate) | config["optimizer"],
-        param_scheduler=[
-            dict(type="LinearLR", start_factor=warmup["start_factor"], by_epoch=False, begin=0,
-                 end=warmup["iterations"] * accumulate),
-            dict(type="MultiStepLR", by_epoch=False, gamma=config["lr_decay"],
-                 milestones=[m * accumulate for m in schedule["milestones"]])],
+        optim_wrapper=dict(type="OptimWrapper", accumulative_counts=parts) | config["optimizer"],
+        param_scheduler=[*rates, dict(type="MultiStepLR", by_epoch=False, gamma=config["lr_decay"],
+                                      milestones=schedule["milestones"])],
         default_hooks=dict(
-            logger=dict(type="LoggerHook", interval=min(20, iterations)),
-            checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=max(1, min(iterations // 4, 5000)),
-                            max_keep_ckpts=2)),
-        custom_hooks=[dict(type="PreciseBNHook", iterations=config["precise_bn"]["iterations"])],
+            param_scheduler=dict(type="IterationSchedulerHook", parts=parts),
+            logger=dict(type="LoggerHook", interval=min(20, iterations * parts)),
+            # Whole iterations: the gradients of parts are not in a state.
+            checkpoint=dict(type="CheckpointHook", by_epoch=False, max_keep_ckpts=2,
+                            interval=parts * max(1, min(iterations // 4, 5000 // parts)))),
+        custom_hooks=[dict(type="PreciseBNHook", parts=parts) | config["precise_bn"]] if "precise_bn" in config else [],
         log_processor=dict(by_epoch=False), randomness=dict(seed=seed), default_scope="mmdet")
+
+
+def _model(model: dict, frozen: bool, parts: int, synchronised: bool) -> dict:
+    """The model's config for a run: with the backbone's norms and first stage frozen, told its parts, synchronised."""
+    if frozen:
+        frozen_norm = model["backbone"]["norm_cfg"] | dict(requires_grad=False)
+        model = model | dict(backbone=model["backbone"] | dict(frozen_stages=1, norm_eval=True, norm_cfg=frozen_norm))
+    if "parts" in model.get("bbox_head", {}):
+        model = model | dict(bbox_head=model["bbox_head"] | dict(parts=parts))
+    return _synchronised(model) if synchronised else model
 
 
 def _synchronised(node):
@@ -120,7 +169,13 @@ def _run(config: dict, backbone: tuple | None, work_dir: Path, label: str, resum
     """Train, evaluate, and leave `detections.<kind>` in the work folder; the runner that did."""
     from mmengine.config import ConfigDict
 
-    from benchmarks.detection import keypoints, modules, semantic  # noqa: F401 - register themselves; import mmdet
+    from benchmarks.detection import (  # noqa: F401 - register themselves; import mmdet
+        anchors,
+        instances,
+        keypoints,
+        modules,
+        semantic,
+    )
 
     with quiet(work_dir / "run.log"):
         config["val_evaluator"]["outfile_prefix"] = str(work_dir / "detections")
@@ -136,10 +191,13 @@ def _run(config: dict, backbone: tuple | None, work_dir: Path, label: str, resum
 
 def _scored(job: Job) -> dict:
     """Metrics, per-class scores and the hash of the detections in the work folder."""
-    metrics, per_class, hashes = {}, {}, []
+    metrics, per_class, hashes = {}, {}, {}
     for kind in job.protocol.config["task"]["metrics"]:
-        file = job.work_dir / f"detections.{kind}.json"
-        scores, per_class[kind] = score(kind, job.data.val_annotations, file, job.limit)
+        if kind == "cityscapes" and not cityscapes_metric.is_installed():
+            log('no score by Cityscapes\' own rules: pip install -e ".[cityscapes]" brings them')
+            continue
+        scores, per_class[kind] = score(kind, job.data, job.work_dir, job.limit)
         metrics |= scores
-        hashes.append(sha256(file))
-    return dict(metrics=metrics, per_class=per_class, detections=digest(hashes))
+        file = detections_of(kind, job.work_dir)
+        hashes[file] = hashes.get(file) or sha256(file)
+    return dict(metrics=metrics, per_class=per_class, detections=digest(list(hashes.values())))

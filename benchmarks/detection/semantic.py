@@ -1,5 +1,6 @@
 """Semantic segmentation on mmdetection's data structures: data set, FCN and mIoU. Importing this imports mmdet."""
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -49,7 +50,7 @@ class FCNHead(BaseModule):
         super().__init__(init_cfg=dict(type="Normal", layer="Conv2d", std=0.01, override=dict(name="classifier")))
         widths = [in_channels] + [channels] * num_convs
         self.convs = nn.Sequential(*(ConvModule(i, o, 3, padding=dilation, dilation=dilation, norm_cfg=norm_cfg)
-                                     for i, o in zip(widths, widths[1:])))
+                                     for i, o in pairwise(widths)))
         self.classifier = nn.Conv2d(channels, num_classes, 1)
         self.ignore_index = ignore_index
 

@@ -1,4 +1,4 @@
-"""Frozen features: C5 of test-time crops, pooled, computed once a checkpoint and kept on disk in chunks."""
+"""Frozen features: C5 of test-time images, pooled, computed once a checkpoint and kept on disk in chunks."""
 from pathlib import Path
 
 import numpy as np
@@ -25,23 +25,38 @@ BATCH = 128
 
 
 class PooledC5(nn.Module):
-    """A frozen ResNet: normalised images [N, 3, S, S] -> its C5, averaged over positions: float32 [N, C].
+    """A frozen ResNet: normalised RGB images [N, 3, S, S] -> its C5, averaged: float32 [N, C * grid * grid].
 
     Batch norm keeps the checkpoint's statistics, in training too: they are part of what is measured (MoCo's
-    main_lincls.py).
+    main_lincls.py). The network has the checkpoint's style (`detco.checkpoint.style_of`): images normalised by
+    ImageNet's mean and deviation are turned into its pixels.
+
+    Args:
+        arch: torchvision ResNet.
+        metadata: the checkpoint's.
+        grid: averages a side: 1, over all of the map; 2, over four overlapping squares, each a cell less a side than
+            the map (fair_self_supervision_benchmark's 6 x 6 of 7 x 7), in the order of channels, rows, columns.
     """
 
-    def __init__(self, arch: str):
+    def __init__(self, arch: str, metadata: dict, grid: int = 1):
         super().__init__()
-        self.backbone = ResNetLevels(arch)
-        self.channels = self.backbone.channels["c5"]
+        self.backbone = ResNetLevels(arch, metadata["stride"])
+        self.grid = grid
+        self.channels = self.backbone.channels["c5"] * grid**2
+        self.pixels = None if metadata["stride"] == "pytorch" else checkpoints.style_of(metadata)
         self.requires_grad_(False).train(False)
 
     def train(self, mode: bool = True):
         return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.backbone(images)["c5"].float().mean((2, 3))
+        if self.pixels:
+            images = F.normalize(images, [-m / s for m, s in zip(MEAN, STD)], [1 / s for s in STD])
+            images = images.flip(1) if self.pixels["channel_order"] == "BGR" else images
+            images = F.normalize(images, self.pixels["mean"], self.pixels["std"])
+        c5 = self.backbone(images)["c5"].float()
+        height, width = (side - self.grid + 1 for side in c5.shape[2:])
+        return c5.unfold(2, height, 1).unfold(3, width, 1).mean((4, 5)).flatten(1)
 
     @torch.no_grad()
     def of_crops(self, crops: Tensor) -> Tensor:
@@ -55,32 +70,37 @@ class PooledC5(nn.Module):
 def frozen(job: Job) -> tuple[PooledC5, dict]:
     """The job's backbone on this process's device, and the report of loading it. Raises CheckpointError."""
     torch.manual_seed(job.seed)
-    model = PooledC5(job.protocol.config["arch"])
+    config = job.protocol.config
+    model = PooledC5(config["arch"], job.checkpoint.metadata, config.get("features", {}).get("grid", 1))
     report = checkpoints.load_into(model, job.checkpoint, [("", "backbone.")], job.checkpoint_path) if job.load else {}
     return model.to(get_device()), report
 
 
-class CentreCrops(Dataset):
-    """Test-time crops: a list of image numbers -> uint8 [N, 3, crop, crop].
+class Squares(Dataset):
+    """Test-time squares: a list of image numbers -> uint8 [N, 3, side, side].
 
     Args:
         images: uint8 [M, 3, H, W], or paths.
-        sizes: `resize`, what the shorter side becomes, and `crop`, the side of its centre that is kept; pixels.
+        sizes: in pixels: `resize`, what the shorter side becomes; then `crop`, the side of the centre that is kept, or
+            `squeeze`, the side of the square that the whole image becomes.
     """
 
     def __init__(self, images: Tensor | list, sizes: dict):
-        self.images, self.resize, self.crop = images, sizes["resize"], sizes["crop"]
+        self.images, self.sizes = images, sizes
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, numbers: list[int]) -> Tensor:
         if isinstance(self.images, Tensor):
-            return self._cropped(self.images[numbers])
-        return torch.stack([F.pil_to_tensor(self._cropped(self._decoded(self.images[i]))) for i in numbers])
+            return self._squared(self.images[numbers])
+        return torch.stack([F.pil_to_tensor(self._squared(self._decoded(self.images[i]))) for i in numbers])
 
-    def _cropped(self, image):
-        return F.center_crop(F.resize(image, [self.resize], antialias=True), [self.crop])
+    def _squared(self, image):
+        image = F.resize(image, [self.sizes["resize"]], antialias=True)
+        if "squeeze" in self.sizes:
+            return F.resize(image, [self.sizes["squeeze"]] * 2, antialias=True)
+        return F.center_crop(image, [self.sizes["crop"]])
 
     @staticmethod
     def _decoded(path: Path):
@@ -109,15 +129,15 @@ def extract(job: Job, model: PooledC5, images: Tensor | list, split: str) -> lis
     Raises DataError for an image that cannot be decoded.
     """
     config = job.protocol.config
-    key = digest([job.identity if job.load else job.seed, job.data.fingerprint, job.limit,
-                  config["data"], config["task"]["version"], get_device()])
+    key = digest([job.identity if job.load else job.seed, [job.checkpoint.metadata[key] for key in checkpoints.STYLE],
+                  job.data.fingerprint, job.limit, config["data"], model.grid, config["task"]["version"], get_device()])
     folder = job.work_dir.parent / "features" / f"{split}-{key[:12]}"
     chunks = [range(len(images))[start:start + CHUNK] for start in range(0, len(images), CHUNK)]
     paths = [folder / f"{chunk.start:08d}.npy" for chunk in chunks]
     todo = [chunk for chunk, path in list(zip(chunks, paths))[dist.get_rank()::dist.get_world_size()]
             if not path.is_file()]
     batches = [list(chunk[i:i + BATCH]) for chunk in todo for i in range(0, len(chunk), BATCH)]
-    loader = CentreCrops(images, config["data"]).loader(batches, job.workers)
+    loader = Squares(images, config["data"]).loader(batches, job.workers)
     rows = []
     with progress_bar(disable=not dist.is_main_process()) as bar:
         for crops, batch in zip(bar.track(loader, description=f"{job.name}: {split} features"), batches):

@@ -79,7 +79,8 @@ def machine(cost: float, settings: dict, seed: int) -> LinearSVC:
 
 def choose(features: np.ndarray, present: dict[int, np.ndarray], settings: dict, seed: int, folder: Path,
            jobs: int = 1, label: str | None = None) -> dict[int, float]:
-    """The cost of each class whose mean AP over the folds is highest; the least of equals.
+    """The cost of each class whose mean AP over the folds is highest; of equals the first in `settings`, as in Goyal et
+    al.'s test_svm.py.
 
     Args:
         features: float64 [M, C].
@@ -91,9 +92,9 @@ def choose(features: np.ndarray, present: dict[int, np.ndarray], settings: dict,
     """
     files = {i: folder / f"{i}.json" for i in present}
     found = {i: json.loads(file.read_text()) if file.is_file() else {} for i, file in files.items()}
-    costs = sorted(settings["costs"])
-    calls = [delayed(_validated)(i, cost, features, present[i], settings, seed)
-             for cost in reversed(costs) for i in present if str(cost) not in found[i]]  # the longest come first
+    costs = settings["costs"]
+    calls = [delayed(_validated)(i, cost, features, present[i], settings, seed)  # the longest come first
+             for cost in sorted(costs, reverse=True) for i in present if str(cost) not in found[i]]
     for i, cost, ap in _spread(calls, jobs, label and f"{label}: costs"):
         found[i][str(cost)] = ap
         with replacing(files[i]) as temporary:

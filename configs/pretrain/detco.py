@@ -3,8 +3,8 @@ method = dict(
     type="detco.detco:DetCo",
     arch="resnet50",
     global_view=dict(size=224, area=(0.2, 1.0), blur_sigma=(0.1, 2.0)),
-    # Jitter, grey and blur of patches are the global view's: the paper names none of its own. One public attempt takes a
-    # hue of 0.4, and others one draw of offsets or colours an image: fields of detco.views.View.
+    # Jitter, grey and blur of patches are the global view's: the paper names none of its own. One public attempt takes
+    # a hue of 0.4, and others one draw of offsets or colours an image: fields of detco.views.View.
     local_view=dict(size=255, area=(0.6, 1.0), grid=3, patch=64, jitter=(0.4, 0.4, 0.4, 0.1), blur_sigma=(0.1, 2.0),
                     offsets="patch", photometric="patch"),
     local_hidden=1,

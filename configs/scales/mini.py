@@ -107,7 +107,7 @@ tasks = [
     ('schedules.10%', {'schedules': {'10%': dict(iterations=200, milestones=[130, 175], share=10)}}),
     # Image level.
     ('data.source=imagenet', {'data.resize': 54, 'data.crop': 48}),
-    ('data.source=voc07_labels', {'data.resize': 110, 'data.crop': 96}),
+    ('data.source=voc07_labels', {'data.resize': 110, 'data.squeeze': 96}),
     ('knn', {'knn.k': 20}),
     ('classifier', {
         'data.total_batch': 32,

@@ -2,8 +2,10 @@
 _base_ = ['../_base_/models/mask_rcnn_fpn.py', '../_base_/data/coco_instance.py', '../_base_/schedules/coco.py']
 
 task = dict(
-    name='coco_maskrcnn_fpn_4conv1fc', version=1, main_metric='bbox_AP', metrics=['bbox', 'segm'],
-    source='detectron2 mask_rcnn_R_50_FPN_3x_syncbn; reported by InfoMin and others as "4conv1fc"')
+    name='coco_maskrcnn_fpn_4conv1fc', main_metric='bbox_AP', metrics=['bbox', 'segm'],
+    version=2,  # 1 had mmdet's anchors, matches, objects and Xavier, masks from bitmaps, own moments in precise BN
+    source='detectron2 mask_rcnn_R_50_FPN_3x_syncbn; reported by InfoMin and others as "4conv1fc"',
+    differences=_base_._differences)
 
 model = dict(
     roi_head=dict(

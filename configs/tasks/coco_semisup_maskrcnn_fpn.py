@@ -4,5 +4,7 @@
 _base_ = ['../_base_/models/mask_rcnn_fpn.py', '../_base_/data/coco_instance.py', '../_base_/schedules/coco_shares.py']
 
 task = dict(
-    name='coco_semisup_maskrcnn_fpn', version=1, main_metric='bbox_AP', metrics=['bbox', 'segm'],
-    source='DetCo tables 10 and 11')
+    name='coco_semisup_maskrcnn_fpn', main_metric='bbox_AP', metrics=['bbox', 'segm'],
+    version=2,  # 1 had mmdet's anchors, matches, objects and Xavier, masks from bitmaps, own moments in precise BN
+    source='DetCo tables 10 and 11',
+    differences=_base_._differences)

@@ -63,7 +63,7 @@ def test_a_citation_is_no_part_of_a_protocol_and_a_number_is(configs):
     cited = protocols("mini", "coco_retinanet_fpn")
     assert cited["mini"]["task"]["source"] == "DetCo table 5. detectron2 Base-RetinaNet"
     assert {name: protocol_digest(resolved) for name, resolved in cited.items()} == before
-    path.write_text(path.read_text().replace("version=2", "version=3"))
+    path.write_text(path.read_text().replace("version=3", "version=4"))
     assert protocol_digest(protocols("mini", "coco_retinanet_fpn")["mini"]) != before["mini"]
 
 
@@ -179,6 +179,8 @@ def test_a_scale_is_one_file(configs):
     assert "tiny" in scale_names() and tiny["name"] == "tiny" and tiny["description"] == "Smaller than mini."
     for method in METHODS:
         recipe, other = (resolve_recipe(method, scale)["method"] for scale in (tiny, mini))
+        if method == "supervised_msra":  # its weights are of one architecture
+            continue
         assert recipe["arch"] == "resnet34" and recipe.get("local_view") == other.get("local_view")
         assert recipe.get("global_view", {}).get("size") == (None if method == "random_init" else 32)
     for task in task_names():

@@ -151,11 +151,20 @@ def test_channel_order_and_scale_are_converted_exactly(weights, tmp_path):
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("meta, line", [(dict(stride="caffe"), "stride"), (dict(mean=[0.5] * 3), "mean")])
-def test_what_cannot_be_converted_is_refused(meta, line, weights, tmp_path):
+def test_what_cannot_be_converted_is_refused(weights, tmp_path):
     torch.save(weights, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=line):
-        checkpoint.to_protocol(checkpoint.load(tmp_path / "a.pth", **meta), tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="mean"):
+        checkpoint.to_protocol(checkpoint.load(tmp_path / "a.pth", mean=[0.5] * 3), tmp_path / "a.pth")
+
+
+def test_the_stride_in_the_1x1_convolution_keeps_weights_and_pixels(weights, tmp_path):
+    torch.save(weights, tmp_path / "a.pth")
+    caffe = dict(stride="caffe", channel_order="BGR", mean=[0.5, 0.4, 0.3], std=[1 / 255] * 3)
+    loaded = checkpoint.load(tmp_path / "a.pth", **caffe)
+    assert same(checkpoint.to_protocol(loaded, tmp_path / "a.pth"), without_fc(weights))
+    assert checkpoint.style_of(loaded.metadata) == caffe
+    usual = dict(stride="pytorch", channel_order="RGB", mean=list(MEAN), std=list(STD))
+    assert checkpoint.style_of(loaded.metadata | dict(stride="pytorch")) == usual  # `to_protocol` converts
 
 
 def test_failed_write_leaves_the_old_file(weights, tmp_path, monkeypatch):

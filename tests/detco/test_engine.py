@@ -316,7 +316,7 @@ def test_ranks_parts_in_order_are_the_single_process_batch(monkeypatch):
         monkeypatch.setattr(engine.dist, "get_world_size", lambda: 3)
         monkeypatch.setattr(engine.dist, "get_rank", lambda rank=rank: rank)
         parts.append([batch for batch, _ in zip(engine.Stream(10, 6, 0), range(5))])
-    assert [sum((parts[r][i] for r in range(3)), []) for i in range(5)] == whole
+    assert [[*parts[0][i], *parts[1][i], *parts[2][i]] for i in range(5)] == whole
     with pytest.raises(ValueError, match="batch of 7"):
         engine.Stream(10, 7, 0)
 

@@ -1,14 +1,14 @@
 # Boxes of a data set in COCO's form.
 data = dict(
-    dataset='CocoDataset', total_batch=16,
+    dataset='InstanceDataset', total_batch=16,
     # Pixels.
     short_sides=[640, 672, 704, 736, 768, 800], max_side=1333, test_short_side=800, test_max_side=1333,
-    # detectron2: images without objects are left out; a batch is all landscape or all portrait.
+    # detectron2: images without objects, but for crowds, are left out; a batch is all landscape or all portrait.
     filter_cfg=dict(filter_empty_gt=True), batch_sampler=dict(type='AspectRatioBatchSampler'))
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='LoadInstances', with_bbox=True),
     dict(type='RandomChoiceResize', scales='{train_scales}', keep_ratio=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),

@@ -9,14 +9,19 @@ model = dict(
     neck=dict(
         # P6 is P5 subsampled, for the RPN alone. The FPN is normalised too, as in MoCo and DetCo.
         type='FPN', in_channels=['{c2}', '{c3}', '{c4}', '{c5}'], out_channels=256, num_outs=5,
-        norm_cfg=_base_._norm),
+        norm_cfg=_base_._norm, init_cfg=_base_._xavier | dict(layer='Conv2d')),
     rpn_head=dict(
         in_channels=256, feat_channels=256,
         # Anchors of 32 to 512 pixels, one size a level.
         anchor_generator=dict(scales=[8], strides=[*_strides, 64])),
     roi_head=dict(
         bbox_roi_extractor=dict(roi_layer=dict(output_size=7), out_channels=256, featmap_strides=_strides),
-        bbox_head=dict(type='Shared2FCBBoxHead', in_channels=256, fc_out_channels=1024, roi_feat_size=7),
+        bbox_head=dict(
+            type='Shared2FCBBoxHead', in_channels=256, fc_out_channels=1024, roi_feat_size=7,
+            init_cfg=[
+                dict(type='Normal', std=0.01, override=dict(name='fc_cls')),
+                dict(type='Normal', std=0.001, override=dict(name='fc_reg')),
+                _base_._xavier | dict(override=dict(name='shared_fcs'))]),
         mask_roi_extractor=dict(
             type='SingleRoIExtractor',
             roi_layer=dict(type='RoIAlign', output_size=14, sampling_ratio=0, aligned=True),

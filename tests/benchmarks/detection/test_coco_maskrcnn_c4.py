@@ -1,4 +1,5 @@
 """coco_maskrcnn_c4: each fact of the protocol, checked on the resolved config and on the built detector."""
+import copy
 import json
 
 import cv2
@@ -13,7 +14,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from benchmarks.detection import modules  # noqa: F401  (before mmdet)
+from benchmarks.detection import instances, modules  # noqa: F401  (before mmdet)
 from benchmarks.detection.precise_bn import update_bn_stats
 from benchmarks.task import load_task, resolve
 
@@ -199,7 +200,7 @@ def coco(tmp_path_factory):
 def runner(coco):
     """A tiny ResNet-18 detector, after two iterations and its evaluation in mmengine's Runner."""
     cfg = resolve(load_task("coco_maskrcnn_c4"), "resnet18", 2, TINY)
-    dataset = dict(type="CocoDataset", data_root=str(coco), ann_file="a.json", data_prefix=dict(img=""),
+    dataset = dict(type="InstanceDataset", data_root=str(coco), ann_file="a.json", data_prefix=dict(img=""),
                    metainfo=dict(classes=("black", "white")))
     runner = Runner.from_cfg(Config(dict(
         model=cfg.model, work_dir=str(coco / "run"), default_scope="mmdet", log_level="ERROR",
@@ -251,24 +252,48 @@ def test_precise_bn_can_be_repeated_and_is_what_was_saved(runner):
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, "_BatchNormXd"])
-def test_precise_bn_is_the_statistics_over_the_batches(norm):
+def test_precise_bn_is_the_mean_of_torchs_own_batch_statistics(norm):
+    """torch's batch norm of momentum 1 keeps a batch's mean and Bessel-corrected variance: fvcore took their means."""
     from mmengine.model.utils import _BatchNormXd
 
     torch.manual_seed(0)
     layer = nn.BatchNorm2d if norm is nn.BatchNorm2d else _BatchNormXd
     model = nn.Sequential(nn.Conv2d(3, 4, 3), layer(4), nn.ReLU(), nn.Conv2d(4, 5, 3), layer(5), layer(5)).train()
     model[5].eval()  # a frozen layer keeps what it has
-    batches = [torch.randn(2, 3, 8, 8) * (i + 1) + i for i in range(7)]
+    model.register_buffer("count", torch.zeros(()))
+    batches = [torch.randn(2, 3, 6, 6) * (i + 1) + i for i in range(7)]
+    reference, seen = copy.deepcopy(model), []
+    for module in (reference[1], reference[4]):
+        module.momentum = 1.0
+    with torch.no_grad():
+        for batch in batches[:5]:
+            reference(batch)
+            seen.append([b.clone() for i in (1, 4) for b in (reference[i].running_mean, reference[i].running_var)])
     frozen, weights = model[5].running_var.clone(), [p.clone() for p in model.parameters()]
-    inputs = {index: torch.cat([model[:index](x) for x in batches[:5]]) for index in (1, 4)}
     tracked = model[1].num_batches_tracked.clone()
-    used = update_bn_stats(model, iter(batches), model, iterations=5)
-    assert used == 5
-    for index, x in inputs.items():  # equal batches: population statistics are those of all batches at once
-        torch.testing.assert_close(model[index].running_mean, x.mean((0, 2, 3)), atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(model[index].running_var, x.var((0, 2, 3), correction=0), atol=1e-4, rtol=1e-4)
-    assert model[1].num_batches_tracked == tracked and model[1].momentum == 0.1
+
+    def forward(batch):
+        model.count += 1  # other buffers are put back
+        return model(batch)
+
+    assert update_bn_stats(model, iter(batches), forward, iterations=5) == 5
+    found = [b for i in (1, 4) for b in (model[i].running_mean, model[i].running_var)]
+    for value, values in zip(found, zip(*seen)):
+        torch.testing.assert_close(value, torch.stack(values).mean(0), atol=1e-5, rtol=1e-5)
+    assert model[1].num_batches_tracked == tracked and model[1].momentum == 0.1 and model.count == 0
     assert torch.equal(model[5].running_var, frozen)
     assert all(torch.equal(p, w) for p, w in zip(model.parameters(), weights))
     with pytest.raises(ValueError, match="no batch"):
         update_bn_stats(model, [], model)
+
+
+def test_precise_bn_counts_iterations_and_pools_their_parts():
+    """Parts of an iteration together have the mean and variance of their images, as synchronised ranks have."""
+    norm = nn.BatchNorm2d(3).train()
+    images = torch.randn(12, 3, 5, 5) * torch.arange(1, 13).view(-1, 1, 1, 1)
+    drawn = iter(images.split(2))
+    assert update_bn_stats(norm, drawn, norm, iterations=2, parts=2) == 2
+    assert len(list(drawn)) == 2  # of six parts, four were taken
+    iterations = [images[:4], images[4:8]]
+    torch.testing.assert_close(norm.running_mean, torch.stack([i.mean((0, 2, 3)) for i in iterations]).mean(0))
+    torch.testing.assert_close(norm.running_var, torch.stack([i.var((0, 2, 3)) for i in iterations]).mean(0))

@@ -22,7 +22,7 @@ from benchmarks.data.checks import check_keypoints
 from benchmarks.data.coco import DataError
 from benchmarks.data.synthetic import draw_scenes
 from benchmarks.detection import keypoints as kp  # before mmdet
-from benchmarks.detection.evaluate import coco_metrics
+from benchmarks.detection.evaluate import KEYPOINT_NAMES, NAMES, coco_metrics
 from benchmarks.task import load_task, resolve
 
 # pytest resets the filters that mmcv_ops.install() sets.
@@ -186,7 +186,7 @@ def test_without_visible_keypoints_the_loss_is_zero_and_connected(pair):
 # ---- the data set
 
 
-def test_instances_keep_their_keypoints_though_mmdet_drops_flat_boxes(persons):
+def test_instances_keep_their_keypoints_though_flat_boxes_are_left_out(persons):
     folder, coco = persons[0], copy.deepcopy(persons[1])
     image = coco["annotations"][0]["image_id"]
     flat = coco["annotations"][0] | dict(id=10_000, bbox=[5, 5, 0, 9], keypoints=[9, 9, 2] * 17)
@@ -210,13 +210,13 @@ def test_training_leaves_out_images_without_visible_keypoints_and_testing_does_n
     assert len(dataset(folder, coco, [])) == 8
 
 
-def test_crowds_are_ignored(persons):
+def test_crowds_are_left_out(persons):
     folder, coco = persons[0], copy.deepcopy(persons[1])
     first = coco["annotations"][0]
     coco["annotations"].append(first | dict(id=10_000, iscrowd=1, keypoints=[7, 7, 2] * 17))
     [sample] = [p["data_samples"] for p in dataset(folder, coco, LOAD + PACK)
                 if p["data_samples"].img_id == first["image_id"]]
-    assert sample.ignored_instances.keypoints.tolist() == [[[7.5, 7.5, 2]] * 17]
+    assert len(sample.ignored_instances) == 0
     np.testing.assert_array_equal(sample.gt_instances.keypoints,
                                   truth_of(persons[1], first["image_id"]) + [0.5, 0.5, 0])
 
@@ -373,7 +373,11 @@ def test_ground_truth_as_predictions_scores_100(persons, tmp_path):
     keypoints, boxes = evaluated(tmp_path, data, original)
     for kind, file in (("keypoints", keypoints), ("bbox", boxes)):
         metrics, per_class = coco_metrics(data.ann_file, file, kind)
-        assert metrics == pytest.approx({f"{kind}_{m}": 100.0 for m in ("AP", "AP50", "AP75")}), kind
+        names = KEYPOINT_NAMES if kind == "keypoints" else NAMES
+        nothing = [name for name in names if metrics[f"{kind}_{name}"] is None]
+        assert nothing == [name for name in names if name.endswith("l")]  # no person of the scenes is large
+        some = [name for name in names if name not in (*nothing, "AR1", "AR10")]
+        assert {name: metrics[f"{kind}_{name}"] for name in some} == pytest.approx(dict.fromkeys(some, 100.0)), kind
         assert per_class == {"person": pytest.approx(100.0)}
     found = json.loads(keypoints.read_text())
     truth = {(a["image_id"], i): a["keypoints"] for image in range(1, 9) for i, a in enumerate(
@@ -435,9 +439,12 @@ def test_oks_of_handmade_cases(persons, tmp_path, shift):
     evaluation.evaluate()
     assert evaluation.ious[1, 1].item() == pytest.approx(oks, abs=1e-5)
     steps = np.linspace(0.5, 0.95, 10)
-    expected = dict(keypoints_AP=100 * np.mean(oks >= steps), keypoints_AP50=100 * (oks >= 0.5),
-                    keypoints_AP75=100 * (oks >= 0.75))
-    assert coco_metrics(data.ann_file, keypoints, "keypoints")[0] == pytest.approx(expected)
+    mean, half, most = (100 * np.mean(oks >= at) for at in (steps, 0.5, 0.75))  # of one person, recall is precision
+    expected = dict(AP=mean, AP50=half, AP75=most, APm=mean, APl=None,
+                    AR=mean, AR50=half, AR75=most, ARm=mean, ARl=None)
+    metrics = coco_metrics(data.ann_file, keypoints, "keypoints")[0]
+    assert metrics == {f"keypoints_{name}": value if value is None else pytest.approx(value)
+                       for name, value in expected.items()}
 
 
 # ---- the detector

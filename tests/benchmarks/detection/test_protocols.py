@@ -9,16 +9,12 @@ from mmengine.registry import init_default_scope
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from benchmarks.detection import (  # noqa: F401
-    keypoints,
-    modules,
-    runner,  # noqa: F401  (before mmdet)
-    semantic,
-)
-from benchmarks.task import load_task, resolve, task_names
+from benchmarks.detection import anchors, instances, keypoints, modules, runner, semantic  # noqa: F401 (before mmdet)
 from benchmarks.protocol import kind_of
+from benchmarks.task import load_task, resolve, task_names
 
-CLASSES = {"coco_keypointrcnn_fpn": 1, "voc_fasterrcnn_c4": 20, "cityscapes_maskrcnn_fpn": 8, "cityscapes_semseg_fcn": 19}
+CLASSES = {"coco_keypointrcnn_fpn": 1, "voc_fasterrcnn_c4": 20, "cityscapes_maskrcnn_fpn": 8,
+           "cityscapes_semseg_fcn": 19}
 SEMISUP = ("coco_semisup_maskrcnn_fpn", "coco_semisup_retinanet_fpn")
 DETECTORS = [name for name in task_names() if kind_of(load_task(name)) == "detector"]
 INSTANCES = [name for name in DETECTORS if name != "cityscapes_semseg_fcn"]
@@ -39,7 +35,7 @@ ROI, RPN, TRAIN, TEST = "model.roi_head.", "model.rpn_head.", "model.train_cfg."
 SCHEDULES = {"12k": dict(iterations=12_000, milestones=[9_000, 11_000]),
              "1x": dict(iterations=90_000, milestones=[60_000, 80_000]),
              "2x": dict(iterations=180_000, milestones=[120_000, 160_000])}
-SGD_TASKS = [name for name in DETECTORS if name != "coco_sparsercnn"]
+SGD_TASKS = [name for name in INSTANCES if name != "coco_sparsercnn"]
 
 
 def but(names, *out):
@@ -54,33 +50,37 @@ FACTS = [  # (tasks, source, key of the resolved config, value)
     (DETECTORS, COMMON + "frozen_stages=-1", "model.backbone.frozen_stages", -1),
     (DETECTORS, COMMON + "norm_eval=False", "model.backbone.norm_eval", False),
     (DETECTORS, COMMON + "BN, SyncBN over processes", "model.backbone.norm_cfg", dict(type="BN", requires_grad=True)),
-    (DETECTORS, COMMON + "precise BN over 200 iterations", "precise_bn.iterations", 200),
+    (INSTANCES, COMMON + "precise BN over 200 iterations", "precise_bn.iterations", 200),
     (DETECTORS, COMMON + "step decay by 0.1", "lr_decay", 0.1),
     (DETECTORS, COMMON + "weight decay 1e-4", "optimizer.optimizer.weight_decay", 1e-4),
     (SGD_TASKS, COMMON + "weight decay 0 on norms", "optimizer.paramwise_cfg.norm_decay_mult", 0.0),
-    (SGD_TASKS, COMMON + "SGD", "optimizer.optimizer.type", "SGD"),
-    (SGD_TASKS, COMMON + "momentum 0.9", "optimizer.optimizer.momentum", 0.9),
+    ([*SGD_TASKS, "cityscapes_semseg_fcn"], COMMON + "SGD", "optimizer.optimizer.type", "SGD"),
+    ([*SGD_TASKS, "cityscapes_semseg_fcn"], COMMON + "momentum 0.9", "optimizer.optimizer.momentum", 0.9),
     (but(SGD_TASKS, "voc_fasterrcnn_c4"), COMMON + "warm-up 1000 iterations from 0.001", "warmup",
      dict(iterations=1000, start_factor=0.001)),
     (but(DETECTORS, "cityscapes_maskrcnn_fpn"), COMMON + "total batch 16", "data.total_batch", 16),
     (INSTANCES, D2 + "ASPECT_RATIO_GROUPING", "data.batch_sampler.type", "AspectRatioBatchSampler"),
     (but(INSTANCES, "voc_fasterrcnn_c4", "coco_sparsercnn", "cityscapes_maskrcnn_fpn"),
      COMMON + "shorter side drawn from 640, 672, ... 800", "data.short_sides", SIDES),
-    (but(INSTANCES, "coco_maskrcnn_c4", "cityscapes_maskrcnn_fpn"), COMMON + "longer side at most 1333", "data.max_side", 1333),
+    (but(INSTANCES, "coco_maskrcnn_c4", "cityscapes_maskrcnn_fpn"), COMMON + "longer side at most 1333",
+     "data.max_side", 1333),
     (but(INSTANCES, "cityscapes_maskrcnn_fpn"), COMMON + "test size 800/1333", "test_pipeline.1",
      dict(type="Resize", scale=(1333, 800), keep_ratio=True)),
-    (but(RCNN_FPN, "cityscapes_maskrcnn_fpn") + ["voc_fasterrcnn_c4"], TABLE + "base lr 0.02", "optimizer.optimizer.lr", 0.02),
-    (["coco_maskrcnn_fpn", "coco_maskrcnn_fpn_4conv1fc", "coco_retinanet_fpn"], TABLE + "12k, 1x, 2x", "schedules", SCHEDULES),
+    (but(RCNN_FPN, "cityscapes_maskrcnn_fpn") + ["voc_fasterrcnn_c4"], TABLE + "base lr 0.02",
+     "optimizer.optimizer.lr", 0.02),
+    (["coco_maskrcnn_fpn", "coco_maskrcnn_fpn_4conv1fc", "coco_retinanet_fpn"], TABLE + "12k, 1x, 2x",
+     "schedules", SCHEDULES),
     (["coco_keypointrcnn_fpn"], TABLE + "1x, 2x", "schedules", {k: SCHEDULES[k] for k in ("1x", "2x")}),
     (SEMISUP, TABLE + "1, 2, 5, 10 % of train2017", "schedules",
      {f"{s}%": dict(iterations=12_000, milestones=[9_000, 11_000], share=s) for s in (10, 5, 2, 1)}),
     # C4 on VOC
     (["voc_fasterrcnn_c4"], TABLE + "without masks", "model.type", "FasterRCNN"),
-    (["voc_fasterrcnn_c4"], TABLE + "24k: 18k, 22k", "schedules", {"24k": dict(iterations=24_000, milestones=[18_000, 22_000])}),
+    (["voc_fasterrcnn_c4"], TABLE + "24k: 18k, 22k", "schedules",
+     {"24k": dict(iterations=24_000, milestones=[18_000, 22_000])}),
     (["voc_fasterrcnn_c4"], COMMON + "warm-up on VOC 100", "warmup", dict(iterations=100, start_factor=0.001)),
     (["voc_fasterrcnn_c4"], TABLE + "shorter side 480 to 800", "data.short_sides", WIDE_SIDES),
     (["voc_fasterrcnn_c4"], TABLE + "VOC07+12 trainval, VOC07 test", "data.source", "voc"),
-    (["voc_fasterrcnn_c4"], TABLE + "AP, AP50, AP75", "task.metrics", ["bbox"]),
+    (["voc_fasterrcnn_c4"], TABLE + "AP, AP50, AP75, VOC's and COCO's", "task.metrics", ["voc", "bbox"]),
     (C4, TABLE + "res5 on each RoI, one extra BN", ROI + "shared_head.type", "Res5ExtraNorm"),
     (C4, TABLE + "12000/2000 proposals in training", TRAIN + "rpn_proposal.nms_pre", 12_000),
     (C4, TABLE + "12000/2000 proposals in training", TRAIN + "rpn_proposal.max_per_img", 2_000),
@@ -119,13 +119,15 @@ FACTS = [  # (tasks, source, key of the resolved config, value)
     (MASK_FPN, D2 + "mask RoIAlign 14", ROI + "mask_roi_extractor.roi_layer.output_size", 14),
     (MASK_FPN, TABLE + "4-conv mask head", ROI + "mask_head.num_convs", 4),
     (MASK_FPN, D2 + "mask targets 28", TRAIN + "rcnn.mask_size", 28),
-    (MASK_FPN, TABLE + "bbox, segm", "task.metrics", ["bbox", "segm"]),
+    (but(MASK_FPN, "cityscapes_maskrcnn_fpn"), TABLE + "bbox, segm", "task.metrics", ["bbox", "segm"]),
     ([*RCNN_FPN, "voc_fasterrcnn_c4"], D2 + "SCORE_THRESH_TEST 0.05", TEST + "rcnn.score_thr", 0.05),
     ([*RCNN_FPN, "voc_fasterrcnn_c4"], D2 + "NMS_THRESH_TEST 0.5", TEST + "rcnn.nms.iou_threshold", 0.5),
     ([*RCNN_FPN, "voc_fasterrcnn_c4"], D2 + "DETECTIONS_PER_IMAGE 100", TEST + "rcnn.max_per_img", 100),
     (["coco_maskrcnn_fpn_4conv1fc"], TABLE + "4-conv-1-fc box head", ROI + "bbox_head.type", "Shared4Conv1FCBBoxHead"),
-    (["coco_maskrcnn_fpn_4conv1fc"], TABLE + "with SyncBN", ROI + "bbox_head.norm_cfg", dict(type="BN", requires_grad=True)),
-    (["coco_maskrcnn_fpn_4conv1fc"], D2 + "ROI_MASK_HEAD.NORM", ROI + "mask_head.norm_cfg", dict(type="BN", requires_grad=True)),
+    (["coco_maskrcnn_fpn_4conv1fc"], TABLE + "with SyncBN", ROI + "bbox_head.norm_cfg",
+     dict(type="BN", requires_grad=True)),
+    (["coco_maskrcnn_fpn_4conv1fc"], D2 + "ROI_MASK_HEAD.NORM", ROI + "mask_head.norm_cfg",
+     dict(type="BN", requires_grad=True)),
     # Keypoints
     (["coco_keypointrcnn_fpn"], TABLE + "1500 proposals in training", TRAIN + "rpn_proposal.max_per_img", 1500),
     (["coco_keypointrcnn_fpn"], TABLE + "smooth-L1 beta 0.5", ROI + "bbox_head.loss_bbox.beta", 0.5),
@@ -148,9 +150,12 @@ FACTS = [  # (tasks, source, key of the resolved config, value)
     (RETINANET, TABLE + "bbox", "evaluator.metric", ["bbox"]),
     # Sparse R-CNN
     (["coco_sparsercnn"], TABLE + "300 proposals", RPN + "num_proposals", 300),
-    (["coco_sparsercnn"], TABLE + "AdamW 2.5e-5", "optimizer.optimizer", dict(type="AdamW", lr=2.5e-5, weight_decay=1e-4)),
+    (["coco_sparsercnn"], TABLE + "AdamW 2.5e-5", "optimizer.optimizer",
+     dict(type="AdamW", lr=2.5e-5, weight_decay=1e-4)),
     (["coco_sparsercnn"], SPARSE + "gradients clipped at 1", "optimizer.clip_grad", dict(max_norm=1.0, norm_type=2)),
-    (["coco_sparsercnn"], TABLE + "3x", "schedules", {"3x": dict(iterations=270_000, milestones=[210_000, 250_000])}),
+    (["coco_sparsercnn"], TABLE + "3x", "schedules.3x", dict(iterations=270_000, milestones=[210_000, 250_000])),
+    (["coco_sparsercnn"], "Sparse R-CNN, its supervised row", "schedules.3x-frozen",
+     dict(iterations=270_000, milestones=[210_000, 250_000], frozen=True)),
     (["coco_sparsercnn"], TABLE + "multi-scale", "data.short_sides", WIDE_SIDES),
     (["coco_sparsercnn"], TABLE + "random crop", "train_pipeline.3.transforms.1.1.crop_size", (384, 600)),
     (["coco_sparsercnn"], SPARSE + "photos to crop of 400 to 600, however long",
@@ -170,8 +175,10 @@ FACTS = [  # (tasks, source, key of the resolved config, value)
     (["cityscapes_maskrcnn_fpn"], TABLE + "longer 2048", "data.max_side", 2048),
     (["cityscapes_maskrcnn_fpn"], D2 + "Cityscapes, test 1024/2048", "test_pipeline.1.scale", (2048, 1024)),
     (["cityscapes_maskrcnn_fpn"], TABLE + "lr 0.01", "optimizer.optimizer.lr", 0.01),
-    (["cityscapes_maskrcnn_fpn"], TABLE + "24k: 18k", "schedules", {"24k": dict(iterations=24_000, milestones=[18_000])}),
+    (["cityscapes_maskrcnn_fpn"], TABLE + "24k: 18k", "schedules",
+     {"24k": dict(iterations=24_000, milestones=[18_000])}),
     (["cityscapes_maskrcnn_fpn"], TABLE + "segm AP, AP50", "task.main_metric", "segm_AP"),
+    (["cityscapes_maskrcnn_fpn"], D2 + "Cityscapes' own score too", "task.metrics", ["bbox", "segm", "cityscapes"]),
     (["cityscapes_semseg_fcn"], TABLE + "90k", "schedules.90k.iterations", 90_000),
     (["cityscapes_semseg_fcn"], MOCO + "lr x 0.1 at 70 and 90 %", "schedules.90k.milestones", [63_000, 81_000]),
     (["cityscapes_semseg_fcn"], TABLE + "lr 0.01", "optimizer.optimizer.lr", 0.01),
@@ -183,7 +190,8 @@ FACTS = [  # (tasks, source, key of the resolved config, value)
     (["cityscapes_semseg_fcn"], TABLE + "of 256", "model.head.channels", 256),
     (["cityscapes_semseg_fcn"], TABLE + "dilation 6", "model.head.dilation", 6),
     # Image level
-    (["imagenet_linear"], TABLE + "100 epochs, steps 60, 80", "schedules", {"100ep": dict(epochs=100, milestones=[60, 80])}),
+    (["imagenet_linear"], TABLE + "100 epochs, steps 60, 80", "schedules",
+     {"100ep": dict(epochs=100, milestones=[60, 80])}),
     (["imagenet_linear"], TABLE + "lr 30, no weight decay", "optimizer",
      dict(lr=30.0, momentum=0.9, weight_decay=0.0)),
     (["imagenet_linear"], TABLE + "batch 256", "data.total_batch", 256),
@@ -278,13 +286,14 @@ def test_input_is_rgb_with_imagenet_statistics(built):
 
 
 def test_weight_decay_spares_normalisation_only(built):
-    """docs/protocols.md: weight decay 1e-4, 0 on normalisation layers, which Sparse R-CNN's authors did not spare;
-    read from the built optimiser."""
+    """docs/protocols.md: weight decay 1e-4, 0 on normalisation layers, which Sparse R-CNN's authors did not spare,
+    nor does MoCo's appendix for the FCN; read from the built optimiser."""
     task, config, model = built
     groups = build_optim_wrapper(model, dict(type="OptimWrapper", **config.optimizer)).optimizer.param_groups
     decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
-    norm = {id(p) for m in model.modules() if isinstance(m, (_BatchNorm, nn.LayerNorm)) for p in m.parameters(recurse=False)}
-    spared = 1e-4 if task == "coco_sparsercnn" else 0.0
+    norm = {id(p) for m in model.modules() if isinstance(m, (_BatchNorm, nn.LayerNorm))
+            for p in m.parameters(recurse=False)}
+    spared = 1e-4 if task in ("coco_sparsercnn", "cityscapes_semseg_fcn") else 0.0
     assert decay == {id(p): spared if id(p) in norm else 1e-4 for p in model.parameters()}
     assert {group["lr"] for group in groups} == {config.optimizer.optimizer.lr}
 
@@ -312,6 +321,12 @@ def test_retinanet_focuses_from_a_prior_of_one_percent_and_its_top_is_plain():
     assert [tuple(level.shape[1:]) for level in levels] == [(256, s, s) for s in (32, 16, 8, 4, 2)]
     sizes = [(a[:, 2:] - a[:, :2]).prod(1).sqrt() for a in model.bbox_head.prior_generator.base_anchors]
     assert [round(float(s.min())) for s in sizes] == [32, 64, 128, 256, 512] and all(len(s) == 9 for s in sizes)
+
+
+def test_fcn_trains_by_what_mocos_appendix_names():
+    """MoCo, appendix: no warm-up, no precise BN."""
+    assert not {"warmup", "precise_bn"} & set(resolved("cityscapes_semseg_fcn"))
+    assert {"warmup", "precise_bn"} <= set(resolved("cityscapes_maskrcnn_fpn"))
 
 
 def test_fcn_has_stride_16_and_pixels_without_label_do_not_count():
