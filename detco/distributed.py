@@ -73,7 +73,7 @@ def shuffled(encode, parts: list[Tensor], generator: torch.Generator, splits: in
     sent = [wanted[there == rank] - rank * own for wanted, there in zip(order, source)]
     leave, place, back = (i.to(parts[0].device, non_blocking=True) for i in (
         torch.cat(sent), source[rank].argsort(stable=True).argsort(), order.flatten().argsort()))
-    mixed = torch.cat(parts)[leave]
+    mixed = (torch.cat(parts) if len(parts) > 1 else parts[0])[leave]
     if ranks > 1:
         received = torch.empty_like(mixed, memory_format=torch.contiguous_format)
         torch.distributed.all_to_all_single(received, mixed.contiguous(), source[rank].bincount(
