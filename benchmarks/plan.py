@@ -150,6 +150,8 @@ def make(request: Request) -> Plan:
         methods = [m for m in methods if arch_of(resolve_recipe(m, scale_config)) == scale_config["arch"]]
     if request.tasks == ("all",):
         tasks = [task for task in tasks if defined_at(task, scale_config)]
+    changes_of = _fitting(changes["pretrain"], {method: resolve_recipe(method, scale_config) for method in methods},
+                          "method")
     transfers = () if request.pretrain_only else _transfers(request, scale, data, scale_config, tasks, changes["task"])
     plan = Plan(
         scale, data, note or f"scale {scale}: {scale_config['description']}",
@@ -157,7 +159,7 @@ def make(request: Request) -> Plan:
         Options(resume=request.resume, force=request.force, replace=request.replace, load=not request.no_load,
                 limit=request.limit, workers=request.workers, max_per_process=request.max_per_process,
                 tensorboard=request.tensorboard, report=request.report, compare=request.compare),
-        tuple(_pretraining(request, method, seed, data, scale_config, changes["pretrain"])
+        tuple(_pretraining(request, method, seed, data, scale_config, changes_of[method])
               for method in methods for seed in request.pretrain_seeds),
         _foreign(request, scale, scale_config["arch"]) if request.checkpoint else None, transfers, request.seeds)
     _check_processes(plan)
@@ -254,6 +256,23 @@ def _placed(changes: dict[str, Any], written: dict, within: str) -> dict[str, An
             else f"{within}.{key}": value for key, value in changes.items()}
 
 
+def _has(written: dict[str, Any], key: str) -> bool:
+    """Whether a config has a dotted key."""
+    try:
+        config.override(written, {key: None})
+    except UserError:
+        return False
+    return True
+
+
+def _fitting(changes: dict[str, Any], written: dict[str, dict[str, Any]], within: str) -> dict[str, dict[str, Any]]:
+    """Of --set's changes those that each config, by name, has; one that none of them has stays, to be refused."""
+    placed = {name: _placed(changes, content, within) for name, content in written.items()}
+    known = {key for name, content in written.items() for key in placed[name] if _has(content, key)}
+    return {name: {key: value for key, value in placed[name].items() if key not in known or _has(content, key)}
+            for name, content in written.items()}
+
+
 def _suffix(changes: dict[str, Any]) -> str:
     """What --set adds to a name, so that the row mixes with none: "+" and a hash of the changes."""
     return f"+{config.digest(changes)[:8]}" if changes else ""
@@ -261,8 +280,7 @@ def _suffix(changes: dict[str, Any]) -> str:
 
 def _pretraining(request: Request, method: str, seed: int, data: str, scale_config: dict,
                  changes: dict[str, Any]) -> Pretraining:
-    changes = _placed(changes, resolve_recipe(method, scale_config), "method")
-    recipe = resolve_recipe(method, scale_config, changes)
+    recipe, changes = resolve_recipe(method, scale_config, changes), dict(changes)
     schedule = recipe["schedule"]
     if (arch := arch_of(recipe)) != scale_config["arch"]:
         raise UserError(f"{method}: a {arch}; the {scale_config['name']} scale's tasks run {scale_config['arch']}")
@@ -307,7 +325,8 @@ def _transfers(request: Request, scale: str, data: str, scale_config: dict, task
         if asked and f"{asked}{sign}" not in names:
             raise UserError(f"--{option} {asked}: at the {scale} scale {', '.join(tasks)} "
                             + (f"can run {', '.join(names)}" if names else "trains by no schedule"))
-    return tuple(_transfer(request, scale, data, scale_config, task, known[task], changes) for task in tasks)
+    changes_of = _fitting(changes, {task: load_task(task) for task in tasks}, "model")
+    return tuple(_transfer(request, scale, data, scale_config, task, known[task], changes_of[task]) for task in tasks)
 
 
 def _schedules(task: str, scale_config: dict) -> dict[str, dict]:
@@ -325,7 +344,6 @@ def _transfer(request: Request, scale: str, data: str, scale_config: dict, task:
               changes: dict[str, Any]) -> Transfer:
     source = source_of(load_task(task))
     classes = sources.classes_of(data, source, request.data_root)
-    changes = _placed(changes, load_task(task), "model")
     overrides, schedule = overrides_at(task, scale_config, changes), _schedule(request, known)
     if request.limit:
         overrides |= _shortened(task, overrides, known, schedule, request.limit)

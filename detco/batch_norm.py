@@ -66,7 +66,7 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.splits == 1:
             return super().forward(x)
-        mean, var = torch.zeros(2, self.splits, self.num_features, device=x.device)
+        mean, var = torch.zeros(2, self.splits, self.num_features, device=x.device, dtype=self.weight.dtype)
         out = torch.cat([F.batch_norm(part, of_mean, of_var, self.weight, self.bias, True, 1.0, self.eps)
                          for part, of_mean, of_var in zip(x.chunk(self.splits), mean, var)])
         _track(self, mean.mean(0), var.mean(0))

@@ -231,11 +231,11 @@ def test_parts_of_a_batch_are_alike_on_ranks_and_one_after_the_other(tmp_path):
 
 def _first_session(folder, rank, ranks):
     with stopped_in_step(5):
-        engine.pretrain(make_config("detco"), _pool(rank), folder)
+        engine.pretrain(make_config("detco", **{"method.bn_splits": 2}), _pool(rank), folder)
 
 
 def _second_session(folder, rank, ranks):
-    engine.pretrain(make_config("detco"), _pool(rank), folder)
+    engine.pretrain(make_config("detco", **{"method.bn_splits": 2}), _pool(rank), folder)
 
 
 def test_another_number_of_ranks_goes_on_where_the_first_stopped_and_says_what_changes(tmp_path, capfd):

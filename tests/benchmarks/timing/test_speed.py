@@ -130,7 +130,7 @@ def figures_of(tmp_path, monkeypatch, *parts):
 
 
 def test_what_remains_is_what_the_bare_encoder_does_not_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(speed, "SHOWN", 1000)
+    monkeypatch.setattr(parts, "SHOWN", 1000)
     *rows, others, together = figures_of(tmp_path, monkeypatch, "remains", "--device", "cpu")["remains"]["rows"]
     own = {row["operator"]: row for row in rows}
     assert own["_fused_sgd_"]["bare, ms"] == 0 < own["_fused_sgd_"]["step, ms"]
