@@ -1,43 +1,24 @@
 """The pretraining pool: uint8 images in memory, or a folder of JPEGs cropped by loader workers."""
-import contextlib
-import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import safetensors
 import torch
-from PIL.Image import DecompressionBombError
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import default_loader
-from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import functional as F
 
+from detco.content import Table, folder_digest
 from detco.errors import UserError
+from detco.images import decode
 from detco.views import View, random_boxes
 
 
 class PoolError(UserError):
     """A pool that cannot be used, in one line."""
-
-
-def decode(path: str) -> Tensor:
-    """An image as uint8 [3, H, W], RGB. Raises OSError.
-
-    torchvision decodes JPEGs, faster than PIL; its decoder of PNGs ends the process at some broken ones.
-    """
-    data = np.fromfile(path, np.uint8)
-    if data[:2].tolist() == [0xFF, 0xD8]:
-        with contextlib.suppress(RuntimeError):  # broken, or of a form that only PIL reads
-            return decode_jpeg(torch.from_numpy(data), ImageReadMode.RGB)
-    try:
-        return F.pil_to_tensor(default_loader(path))
-    except (SyntaxError, ValueError, DecompressionBombError) as error:  # PIL's names for broken files
-        raise OSError(str(error)) from None
 
 
 def first_of_shuffle(total: int, n: int) -> Tensor:
@@ -101,14 +82,21 @@ class FolderPool(Dataset):
     seed: int = 0
 
     @classmethod
-    def load(cls, root: Path) -> "FolderPool":
-        """List a folder that holds one folder of images a class. Raises PoolError."""
+    def load(cls, root: Path, cache: Path | None = None, show: bool = False) -> "FolderPool":
+        """List a folder that holds one folder of images a class; the fingerprint is of its files' names and content.
+
+        Args:
+            cache: folder that keeps the files' hashes (`detco.content`); None computes them each time.
+            show: show a progress bar.
+        Raises PoolError.
+        """
         try:
             folder = ImageFolder(str(root))
         except FileNotFoundError as error:
             raise PoolError(f"pool {root}: {error}") from None
-        names = "\n".join(str(Path(path).relative_to(root)) for path, _ in folder.samples)
-        return cls(folder.samples, folder.classes, hashlib.sha256(names.encode()).hexdigest())
+        names = [path[len(str(root)) + 1:] for path, _ in folder.samples]
+        facts = Table(root, cache).of(names, f"hashing {root.name}", show)
+        return cls(folder.samples, folder.classes, folder_digest(names, facts))
 
     @property
     def images(self) -> list[str]:
@@ -145,7 +133,7 @@ class FolderPool(Dataset):
                 image = decode(path)
                 break
             except OSError as error:
-                reason = f"{path}: {error}"
+                reason = str(error)
         else:
             raise PoolError(f"pool: none of {len(self)} images can be decoded ({reason}); prepare it again")
         crops, (height, width) = {}, image.shape[1:]

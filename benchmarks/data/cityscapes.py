@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 from pycocotools import mask as masks
 from rich.progress import Progress
 
 from benchmarks.data.building import each
 from benchmarks.data.checks import image_state
-from benchmarks.data.coco import DataError, read_json
+from benchmarks.data.coco import DataError, made_from, read_json
+from detco.config import digest
+from detco.content import Table
 from detco.errors import several
 from detco.files import replacing
 
@@ -19,6 +22,7 @@ SEMANTIC_CLASSES = ("road", "sidewalk", "building", "wall", "fence", "pole", "tr
                     "bicycle")
 THINGS = SEMANTIC_CLASSES[11:]
 VOID = 255
+VERSION = 2  # of what `convert` makes of polygons
 _VOID_LABELS = ("unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground",
                 "parking", "rail track", "guard rail", "bridge", "tunnel", "polegroup", "caravan", "trailer")
 Labels = dict[str, tuple[int, bool]]
@@ -31,16 +35,17 @@ Object = tuple[int, bool, bool, list[Point]]  # train id, is a thing, is a group
 
 
 def convert(source: Path, out: Path, labels: Labels = LABELS, splits: Sequence[str] = ("train", "val"),
-            bar: Progress | None = None) -> None:
+            bar: Progress | None = None, cache: Path | None = None) -> None:
     """Write what the tasks read from `source`/{leftImg8bit,gtFine}/<split>/<city>.
 
     `out`/annotations/instances_<split>.json: COCO's form with one RLE mask an instance of what remains visible,
     `file_name` relative to leftImg8bit/<split>, categories numbered from 1 in the order of train ids; a group of
     things, such as "cargroup", is a crowd. `out`/semantic/<split>/<city>/<image>_labelTrainIds.png: train ids uint8
-    [H, W], VOID where nothing is labelled. Whole maps and annotation files that are there are kept.
+    [H, W], VOID where nothing is labelled. Whole maps and annotation files made of the same polygons are kept.
 
     Args:
         labels: name -> (train id, counted as instances); a train id of -1 is not painted.
+        cache: folder that keeps the files' hashes (`detco.content`).
     Raises:
         DataError: a part of a split is missing, an image is truncated, has no polygons or has another size than they
             say; a file of polygons is broken, or has an unknown label or a polygon of fewer than 3 points or wholly
@@ -51,37 +56,54 @@ def convert(source: Path, out: Path, labels: Labels = LABELS, splits: Sequence[s
         raise DataError(f"{source}: {several(missing, 'part')} missing; unpack leftImg8bit_trainvaltest.zip and "
                         "gtFine_trainvaltest.zip there")
     for split in splits:
-        _convert_split(source, out, split, labels, bar or Progress(disable=True))
+        _convert_split(source, out, split, labels, bar or Progress(disable=True), cache)
 
 
-def _convert_split(source: Path, out: Path, split: str, labels: Labels, bar: Progress) -> None:
-    images, annotations = source / "leftImg8bit" / split, out / "annotations" / f"instances_{split}.json"
-    polygons, whole = _polygon_files(images, source / "gtFine" / split), annotations.exists()
+def _convert_split(source: Path, out: Path, split: str, labels: Labels, bar: Progress, cache: Path | None) -> None:
+    images, fine, annotations = (source / "leftImg8bit" / split, source / "gtFine" / split,
+                                 out / "annotations" / f"instances_{split}.json")
+    polygons = _polygon_files(images, fine)
+    names = [str(path.relative_to(fine)) for path in polygons.values()]
+    facts = Table(fine, cache).of(names)
+    content = {name.as_posix(): digest([VERSION, labels, f.digest]) for name, f in zip(polygons, facts)}
+    whole = made_from(annotations) == digest(content)
     things = sorted((number, name) for name, (number, thing) in labels.items() if thing)
     categories = {number: i for i, (number, _) in enumerate(things, 1)}
 
     def convert_one(name: Path) -> tuple[dict, list[dict]]:
         map_file = out / "semantic" / split / _renamed(name, "labelTrainIds.png")
-        if whole and not image_state(map_file):
+        kept = not image_state(map_file) and _map_made_from(map_file) == content[name.as_posix()]
+        if whole and kept:
             return {}, []
         (width, height), objects = _read(polygons[name], images / name, labels)
         numbers = _paint(width, height, objects)
-        if image_state(map_file):
+        if not kept:
             train_ids = np.array([VOID, *(number for number, *_ in objects)], np.uint8)
+            text = PngInfo()
+            text.add_text("made_from", content[name.as_posix()])
             with replacing(map_file) as temporary:
-                Image.fromarray(train_ids[numbers]).save(temporary, "PNG")
+                Image.fromarray(train_ids[numbers]).save(temporary, "PNG", pnginfo=text)
         return dict(file_name=name.as_posix(), width=width, height=height), _instances(numbers, objects, categories)
 
-    made = each(convert_one, list(polygons), bar, f"Cityscapes {split}")
+    converted = each(convert_one, list(polygons), bar, f"Cityscapes {split}")
     if whole:
         return
-    content = dict(images=[dict(id=number) | image for number, (image, _) in enumerate(made, 1)], annotations=[
-        dict(image_id=number) | instance for number, (_, instances) in enumerate(made, 1) for instance in instances],
-        categories=[dict(id=categories[number], name=name, supercategory="object") for number, name in things])
-    for number, annotation in enumerate(content["annotations"], 1):
+    result = dict(info=dict(made_from=digest(content)),
+                  images=[dict(id=number) | image for number, (image, _) in enumerate(converted, 1)],
+                  annotations=[dict(image_id=number) | instance for number, (_, instances) in enumerate(converted, 1)
+                               for instance in instances],
+                  categories=[dict(id=categories[number], name=name, supercategory="object")
+                              for number, name in things])
+    for number, annotation in enumerate(result["annotations"], 1):
         annotation["id"] = number
     with replacing(annotations) as temporary:
-        temporary.write_text(json.dumps(content))
+        temporary.write_text(json.dumps(result))
+
+
+def _map_made_from(path: Path) -> str | None:
+    """What a whole label map says that it was made from."""
+    with Image.open(path) as image:
+        return image.info.get("made_from")
 
 
 def _renamed(image: Path, ending: str) -> Path:

@@ -1,14 +1,23 @@
 """COCO's form: annotation files read, derived from one another, and fingerprinted. Imports neither torch nor mmdet."""
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import msgspec
+from msgspec import UNSET, Raw
+
+from detco import content
 from detco.errors import UserError, several
 from detco.files import replacing
 
 FIELDS = {"images": ("id", "file_name", "width", "height"), "categories": ("id", "name"),
           "annotations": ("id", "image_id", "category_id", "bbox")}
+
+
+NOTHING = Raw()  # in the place of a field that is missing
 
 
 class DataError(UserError):
@@ -17,7 +26,10 @@ class DataError(UserError):
 
 @dataclass(frozen=True)
 class CocoData:
-    """A detection data set in COCO's form, checked."""
+    """A detection data set in COCO's form, checked.
+
+    Annotation files are those to train and to evaluate with: the user's, or cleaned ones derived from them.
+    """
 
     train_images: Path
     train_annotations: Path
@@ -25,50 +37,181 @@ class CocoData:
     val_annotations: Path
     classes: tuple[str, ...]
     fingerprint: str
-    counts: dict[str, int] | None = None  # images, by split
+
+
+class Image(msgspec.Struct, gc=False, omit_defaults=True):
+    """An image's entry: the fields that tools read, unchecked; UNSET where a field is missing."""
+
+    id: Any = UNSET
+    file_name: Any = UNSET
+    width: Any = UNSET
+    height: Any = UNSET
+
+
+class Annotation(msgspec.Struct, gc=False, omit_defaults=True):
+    """An object: the fields that tools read, unchecked; UNSET, or an empty Raw, where a field is missing.
+
+    Masks and keypoints stay the file's text until they are looked at: as Python's numbers they would take nine times
+    the file's size.
+    """
+
+    id: Any = UNSET
+    image_id: Any = UNSET
+    category_id: Any = UNSET
+    bbox: Any = UNSET
+    area: Any = UNSET
+    iscrowd: Any = UNSET
+    ignore: Any = UNSET
+    difficult: Any = UNSET
+    num_keypoints: Any = UNSET
+    keypoints: Raw = NOTHING
+    segmentation: Raw = NOTHING
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether anything is given for a mask."""
+        return bytes(memoryview(self.segmentation)[:9]).translate(None, b" \t\r\n") not in (b"", b"null", b"[]")
+
+
+class CocoFile(msgspec.Struct, omit_defaults=True):
+    """An annotation file's content, without what no tool reads.
+
+    Attributes:
+        info: of what the suite derived, `made_from` says from what.
+    """
+
+    images: list[Image | None] = []
+    categories: list[dict[str, Any] | None] = []
+    annotations: list[Annotation | None] = []
+    info: Any = UNSET
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON, an entry at a time, so that no second copy lies in memory."""
+        encode = msgspec.json.Encoder().encode
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            for lead, part in (("{", "images"), (",", "categories"), (",", "annotations")):
+                file.write(f'{lead}"{part}":['.encode())
+                for i, entry in enumerate(getattr(self, part)):
+                    file.write(b"," * bool(i) + encode(entry))
+                file.write(b"]")
+            file.write(b"}" if self.info is UNSET else b',"info":' + encode(self.info) + b"}")
+
+
+class _Listing(msgspec.Struct):
+    """An annotation file without its annotations, which are skipped and not built."""
+
+    images: list[Image] = []
+    categories: list[dict[str, Any]] = []
+    info: Any = UNSET
 
 
 def read_json(path: Path):
     """A JSON file's content. Raises DataError that says where it breaks off."""
+    return _json(_bytes(path), path)
+
+
+def _bytes(path: Path) -> bytes:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; see `python benchmarks/run.py --list`") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _json(data: bytes, path: Path, **hooks):
+    try:
+        return json.loads(data.decode("utf-8-sig"), **hooks)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: not JSON, or truncated, at line {error.lineno} column {error.colno}; "
                         "fetch it again") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not text at byte {error.start}; fetch it again") from None
+    except RecursionError:
+        raise DataError(f"{path}: lists within lists without end; fetch it again") from None
 
 
 def read_coco(path: Path) -> dict:
-    """A COCO annotation file's content. Raises DataError where it, a part of it, or an entry's field is missing."""
+    """A COCO annotation file's whole content. Raises DataError where it, a part of it, or an entry's field is missing.
+    """
     data = read_json(path)
-    parts = [p for p in FIELDS if not isinstance(data, dict) or not data.get(p)]
-    if parts:
-        raise DataError(f"{path}: no {' and no '.join(parts)} in it; it is not a complete COCO annotation file")
-    for part, fields in FIELDS.items():
-        for field in fields:
-            if bad := [n for n, entry in enumerate(data[part]) if not isinstance(entry, dict) or field not in entry]:
-                raise DataError(f"{path}: {several(bad, 'entry')} of '{part}', counted from 0, without "
-                                f"'{field}'; it is not COCO's form")
+    _require_fields(path, data if isinstance(data, dict) else {}, lambda e, field: isinstance(e, dict) and field in e)
     return data
 
 
-def supercategories(content: dict) -> list[str]:
-    """The supercategories of an annotation file's content, in their order there."""
-    return list(dict.fromkeys(category["supercategory"] for category in content["categories"]))
+def read(path: Path) -> CocoFile:
+    """A COCO annotation file's content, in about twice the file's size of memory. Raises DataError as `read_coco`."""
+    data = _decoded(path, CocoFile)
+    _require_fields(path, {part: getattr(data, part) for part in FIELDS}, lambda e, field: e is not None and (
+        field in e if isinstance(e, dict) else getattr(e, field) is not UNSET))
+    return data
 
 
-def pool_categories(annotations: Path, out: Path) -> None:
-    """Write a COCO annotation file whose categories are the supercategories of another's, in their order there."""
-    content = read_coco(annotations)
-    names = supercategories(content)
-    number = {c["id"]: names.index(c["supercategory"]) + 1 for c in content["categories"]}
-    content["annotations"] = [a | {"category_id": number[a["category_id"]]} for a in content["annotations"]]
-    content["categories"] = [dict(id=i + 1, name=name, supercategory=name) for i, name in enumerate(names)]
-    with replacing(out) as temporary:
-        temporary.write_text(json.dumps(content))
+def listing(path: Path) -> CocoFile:
+    """An annotation file's images, categories and info; its annotations are skipped. Raises DataError."""
+    data = _decoded(path, _Listing)
+    return CocoFile(data.images, data.categories, info=data.info)
+
+
+def _require_fields(path: Path, parts: dict, has) -> None:
+    if absent := [part for part in FIELDS if not isinstance(parts.get(part), list) or not parts[part]]:
+        raise DataError(f"{path}: no {' and no '.join(absent)} in it; it is not a complete COCO annotation file")
+    for part, fields in FIELDS.items():
+        for field in fields:
+            if bad := [n for n, entry in enumerate(parts[part]) if not has(entry, field)]:
+                raise DataError(f"{path}: {several(bad, 'entry')} of '{part}', counted from 0, without "
+                                f"'{field}'; it is not COCO's form")
+
+
+def _decoded(path: Path, form: type):
+    data = _bytes(path)
+    try:
+        return msgspec.json.decode(data, type=form)
+    except msgspec.ValidationError as error:
+        reason = str(error)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # No JSON, and Python's reader says where it ends, keeping nothing; or of what only that one takes: NaN, a
+        # byte order mark.
+        _json(data, path, object_pairs_hook=lambda pairs: None)
+        try:
+            return msgspec.json.decode(msgspec.json.encode(_json(data, path)), type=form)  # NaN becomes null
+        except (msgspec.ValidationError, UnicodeEncodeError) as error:
+            reason = str(error)
+    if reason == "Expected `object`, got `array`":
+        _require_fields(path, {}, None)
+    raise DataError(f"{path}: {reason}; it is not COCO's form")
+
+
+def made_from(path: Path) -> str | None:
+    """The digest of what the suite derived an annotation file from; None where there is none, or it did not."""
+    try:
+        info = listing(path).info if path.is_file() else None
+    except DataError:
+        return None
+    return info.get("made_from") if isinstance(info, dict) else None
+
+
+def supercategories(categories: Iterable[dict]) -> list[str]:
+    """The supercategories of some categories, in their order there; a category without one stands for itself."""
+    return list(dict.fromkeys(category.get("supercategory") or category["name"] for category in categories))
+
+
+def pool_categories(annotations: Path, out: Path, cache: Path | None = None) -> None:
+    """Write a COCO annotation file whose categories are the supercategories of another's, in their order there, unless
+    one made of the same content is there."""
+    source = f"{content.digest(annotations, cache)} supercategories"
+    if made_from(out) == source:
+        return
+    data = read(annotations)
+    names = supercategories(data.categories)
+    number = {c["id"]: names.index(c.get("supercategory") or c["name"]) + 1 for c in data.categories}
+    for annotation in data.annotations:
+        if annotation.category_id not in number:
+            raise DataError(f"{annotations}: annotation {annotation.id} of an unknown category; remove or mend it")
+        annotation.category_id = number[annotation.category_id]
+    data.categories = [dict(id=i + 1, name=name, supercategory=name) for i, name in enumerate(names)]
+    data.info = dict(made_from=source)
+    data.write(out)
 
 
 def subset(data: CocoData, share: float, seed: int, least: int, folder: Path) -> CocoData:
@@ -84,32 +227,28 @@ def subset(data: CocoData, share: float, seed: int, least: int, folder: Path) ->
     name = f"{data.train_annotations.stem}-{data.fingerprint[:8]}-{share}pct-seed{seed}.json"
     path = folder / name
     if not path.exists():
-        content = read_coco(data.train_annotations)
-        ids = sorted((i["id"] for i in content["images"]),
+        whole = read(data.train_annotations)
+        ids = sorted((i.id for i in whole.images),
                      key=lambda number: hashlib.sha256(f"{seed}:{number}".encode()).digest())
         kept = set(ids[:round(len(ids) * share / 100)])
         if len(kept) < least:
             raise DataError(f"{data.train_annotations}: {share} % of its {len(ids)} images are {len(kept)}, fewer than "
                             f"a batch of {least}; take a larger share")
-        content["images"] = [i for i in content["images"] if i["id"] in kept]
-        content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(content))
+        whole.images = [i for i in whole.images if i.id in kept]
+        whole.annotations = [a for a in whole.annotations if a.image_id in kept]
+        whole.write(path)
     return replace(data, train_annotations=path)
 
 
 def fingerprint(paths: dict[str, tuple[Path, Path]]) -> str:
-    """sha256 over the annotation files' bytes and, for each image they list, its name and size on disk; over names
-    and sizes alone where label maps stand in the annotations' place."""
+    """sha256 over annotation files' content and the names, sizes and content of the images that they list.
+
+    Args:
+        paths: of each split, (images, annotations).
+    """
     total = hashlib.sha256()
     for images, annotations in paths.values():
-        if annotations.is_dir():
-            for folder in (images, annotations):
-                files = sorted(path for path in folder.rglob("*.png"))
-                total.update("\n".join(f"{f.relative_to(folder)} {f.stat().st_size}" for f in files).encode())
-            continue
-        content = annotations.read_bytes()
-        total.update(content)
-        names = sorted(image["file_name"] for image in json.loads(content)["images"])
-        total.update("\n".join(f"{name} {(images / name).stat().st_size}" for name in names).encode())
+        names = sorted({image.file_name for image in listing(annotations).images})
+        total.update(content.digest(annotations).encode())
+        total.update(content.folder_digest(names, content.Table(images).of(names)).encode())
     return total.hexdigest()

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.data import cityscapes, voc
 from benchmarks.data.checks import check_maps
 from benchmarks.data.coco import DataError, read_json
-from benchmarks.data.sources import COCO_FORM, SPLITS, check_source
+from benchmarks.data.sources import COCO_FORM, SPLITS, cache_of, check_source
 from detco.console import CONSOLE, log, progress_bar
 from detco.errors import several
 from detco.files import replacing, sha256
@@ -53,7 +53,7 @@ def prepare_coco(source: Path, root: Path) -> None:
                         f"again, or delete {record} if the change is meant")
     for kind in ("coco", "person"):
         for images, annotations in COCO_FORM[kind].values():
-            _check(kind, root / images, root / annotations, COCO_IMAGES)
+            _check(kind, root, root / images, root / annotations, COCO_IMAGES)
     if known != sums:
         with replacing(record) as temporary:
             temporary.write_text(json.dumps(sums, indent=2) + "\n")
@@ -65,9 +65,9 @@ def prepare_voc(source: Path, root: Path) -> None:
     devkit, out = root / "voc" / "VOCdevkit", root / "voc" / "annotations"
     link(devkit, source)
     with progress_bar() as bar:
-        voc.convert(devkit, out, bar=bar)
+        voc.convert(devkit, out, bar=bar, cache=cache_of(root))
     for name in voc.SETS:
-        _check("voc", devkit, out / f"{name}.json", VOC_IMAGES)
+        _check("voc", root, devkit, out / f"{name}.json", VOC_IMAGES)
 
 
 def prepare_cityscapes(source: Path, root: Path) -> None:
@@ -79,12 +79,11 @@ def prepare_cityscapes(source: Path, root: Path) -> None:
     for part in parts:
         link(folder / part, source / part)
     with progress_bar() as bar:
-        cityscapes.convert(folder, folder, bar=bar)
+        cityscapes.convert(folder, folder, bar=bar, cache=cache_of(root))
     for images, annotations in COCO_FORM["cityscapes"].values():
-        _check("cityscapes", root / images, root / annotations, CITYSCAPES_IMAGES)
+        _check("cityscapes", root, root / images, root / annotations, CITYSCAPES_IMAGES)
     for split, (images, maps) in COCO_FORM["cityscapes_semantic"].items():
-        with CONSOLE.status(f"checking semantic/{split}"):
-            check_maps(root / images, root / maps)
+        check_maps(root / images, root / maps, len(cityscapes.SEMANTIC_CLASSES), cache_of(root), show=True)
         log(f"semantic/{split}: {sum(1 for _ in (root / maps).rglob('*_labelTrainIds.png')):,} maps")
 
 
@@ -165,15 +164,14 @@ def _require(source: Path, parts: list[str] | tuple[str, ...], remedy: str) -> N
         raise DataError(f"{source}: {several(missing, 'part')} missing; {remedy}")
 
 
-def _check(source: str, images: Path, annotations: Path, expected: dict[str, int]) -> None:
+def _check(source: str, root: Path, images: Path, annotations: Path, expected: dict[str, int]) -> None:
     """Check an annotation file of a source and its images, and say what is there. Raises DataError."""
-    with CONSOLE.status(f"checking {annotations.name} and its images"):
-        classes = check_source("paper", source, images, annotations)
-        content = read_json(annotations)
-    number, ending = len(content["images"]), "es" * (len(classes) > 1)
-    log(f"{annotations.stem}: {number:,} images, {len(content['annotations']):,} annotations, "
-        f"{len(classes)} class{ending}")
-    _compare(annotations.stem, number, expected.get(annotations.stem, number))
+    checked = check_source("paper", source, images, annotations, cache=cache_of(root), show=True)
+    log(f"{annotations.stem}: {checked.images:,} images, {checked.objects:,} annotations, "
+        f"{len(checked.classes)} class" + "es" * (len(checked.classes) > 1))
+    for note in checked.notes:
+        log(f"note: {note}")
+    _compare(annotations.stem, checked.images, expected.get(annotations.stem, checked.images))
 
 
 def _compare(what: str, number: int, expected: int, noun: str = "images") -> None:

@@ -38,7 +38,8 @@ class Definition:
         pools = {split: sorted(lines(f"imagenette_{split}")) for split in POOLS}
         rows = {name: lines(name) for name in SETS}
         try:
-            sets = {name: {image: ids for image, *ids in (map(int, row.split()) for row in rows[name])} for name in SETS}
+            sets = {name: {image: ids for image, *ids in (map(int, row.split()) for row in rows[name])}
+                    for name in SETS}
         except ValueError as error:
             raise DataError(f"{folder}: a list of ids holds something else ({error}); restore it") from None
         definition = cls(pools, sets, read_json(folder / "fingerprint.json"))

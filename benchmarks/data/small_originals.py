@@ -12,6 +12,7 @@ from benchmarks.data.coco import DataError, read_coco
 from benchmarks.data.small_definition import SETS, Definition
 from benchmarks.data.sources import POOLS
 from detco.errors import several
+from detco.images import ImageError, rgb
 
 POOL_SIDE, PHOTO_SIDE = 128, 256  # pixels; the photo's is its shorter side
 KINDS = {"person": "person_keypoints", "objects": "instances"}  # set -> COCO's annotation files it comes from
@@ -177,8 +178,8 @@ def resized_rle(rle: dict, size: tuple[int, int]) -> dict:
 
 
 def decoded(code: bytes, name: str) -> Image.Image:
-    """An image file's content in RGB. Raises DataError where it is truncated."""
+    """An image file's content in RGB. Raises DataError where it cannot be decoded."""
     try:
-        return Image.open(io.BytesIO(code)).convert("RGB")
-    except (OSError, SyntaxError, ValueError):  # what Pillow raises for broken files, by format
-        raise DataError(f"{name}: truncated or not decodable; fetch it again") from None
+        return rgb(code, name)
+    except ImageError as error:
+        raise DataError(f"{error}; fetch it again") from None

@@ -1,13 +1,16 @@
 """What each scale's data is and where it lies. Imports neither torch nor mmdet."""
-import json
+import hashlib
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from benchmarks.data.checks import check_coco, check_maps
-from benchmarks.data.coco import CocoData, DataError, fingerprint, pool_categories, read_coco, supercategories
+from benchmarks.data.checks import Checked, check_coco, check_maps
+from benchmarks.data.coco import CocoData, DataError, listing, pool_categories, supercategories
+from detco.console import log
+from detco.errors import several
 
 POOLS = {"train": "pool.safetensors", "val": "pool_val.safetensors"}
 SPLITS = ("train", "val")
@@ -131,23 +134,53 @@ def pool_size(scale: str, root: Path) -> int:
     return POOL_IMAGES[scale]
 
 
-def coco_for(scale: str, source: str, root: Path) -> CocoData:
+def cache_of(root: Path) -> Path | None:
+    """The folder that keeps what is found out about a data folder: inside it, or in the user's cache where it cannot be
+    written; None where there is no data folder. Raises DataError where neither can be written."""
+    if not root.is_dir():
+        return None
+    place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    for folder in (root / ".checked", user / "detco-bench" / place):
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                return folder
+    raise DataError(f"{root}: neither it nor {user} can be written, where cleaned annotations go; set XDG_CACHE_HOME "
+                    "to a folder that can")
+
+
+def coco_for(scale: str, source: str, root: Path, masks: bool | None = None, show: bool = False) -> CocoData:
     """The data of a source at a scale, checked. What the mini scale draws is drawn when first asked for.
 
+    Args:
+        masks: as `check_coco`'s.
+        show: show progress bars, and print what the check notes.
     Raises DataError for whatever `check_source` finds, and where splits disagree on the categories.
     """
     paths = _paths(scale, source, root)
     _make(scale, source, root, paths)
+    cache = cache_of(root)
     if source == "cityscapes_semantic":
-        for pair in paths.values():
-            check_maps(*pair)
-        classes = dict.fromkeys(SPLITS, classes_of(scale, source, root))
-    else:
-        classes = {split: check_source(scale, source, *pair) for split, pair in paths.items()}
-    if classes["train"] != classes["val"]:
+        classes = classes_of(scale, source, root)
+        prints = [check_maps(*pair, len(classes), cache, show) for pair in paths.values()]
+        return CocoData(*paths["train"], *paths["val"], classes, _joined(prints))
+    train, val = (check_source(scale, source, *pair, masks=masks, cache=cache, show=show) for pair in paths.values())
+    if train.classes != val.classes:
         raise DataError(f"{paths['val'][1]}: its categories are not those of {paths['train'][1].name}; "
                         "both splits need the same list")
-    return CocoData(*paths["train"], *paths["val"], classes["train"], fingerprint(paths))
+    notes = [*train.notes, *val.notes]
+    if both := [name for digest, name in val.photos.items() if digest in train.photos]:
+        notes.append(f"{paths['val'][1]}: {several(both, 'image')} trained on too, by content; scores are partly of "
+                     "what was learned by heart")
+    for note in notes if show else ():
+        log(f"note: {note}")
+    return CocoData(paths["train"][0], train.annotations, paths["val"][0], val.annotations, train.classes,
+                    _joined([train.fingerprint, val.fingerprint]))
+
+
+def _joined(fingerprints: list[str]) -> str:
+    return hashlib.sha256(" ".join(fingerprints).encode()).hexdigest()
 
 
 def _make(scale: str, source: str, root: Path, paths: dict[str, tuple[Path, Path]]) -> None:
@@ -158,8 +191,7 @@ def _make(scale: str, source: str, root: Path, paths: dict[str, tuple[Path, Path
         synthetic_sets.draw(source, root / "mini")
     if (scale, source) in POOLED:
         for split, (_, annotations) in paths.items():
-            if not annotations.exists():
-                pool_categories(_objects(root, split), annotations)
+            pool_categories(_objects(root, split), annotations, cache_of(root))
 
 
 def _objects(root: Path, split: str) -> Path:
@@ -167,18 +199,22 @@ def _objects(root: Path, split: str) -> Path:
     return _paths("small", "coco", root)[split][1].with_name(f"objects_{split}.json")
 
 
-def check_source(scale: str, source: str, images: Path, annotations: Path) -> tuple[str, ...]:
-    """Check one split of a source of transfer data; its categories' names.
+def check_source(scale: str, source: str, images: Path, annotations: Path, masks: bool | None = None,
+                 cache: Path | None = None, show: bool = False) -> Checked:
+    """Check one split of a source of transfer data.
 
+    Args:
+        masks, cache, show: as `check_coco`'s.
     Raises DataError for whatever `check_coco` finds, for keypoints that cannot be used where persons are the source,
     and where the number of categories is not the source's (what the mini scale draws has any).
     """
-    classes = check_coco(images, annotations, keypoints=source == "person")
-    expected = CLASS_COUNTS.get(scale, {}).get(source, len(classes))
-    if len(classes) != expected:
-        raise DataError(f"{annotations}: its categories are {len(classes)}, those of {source} at the {scale} scale "
+    checked = check_coco(images, annotations, keypoints=source == "person", masks=masks,
+                         difficult=source.startswith("voc"), cache=cache, show=show)
+    number, expected = len(checked.classes), CLASS_COUNTS.get(scale, {}).get(source)
+    if expected not in (number, None):
+        raise DataError(f"{annotations}: its categories are {number}, those of {source} at the {scale} scale "
                         f"{expected}: a task's heads and published figures are of these; give the set's own")
-    return classes
+    return checked
 
 
 def classes_of(scale: str, source: str, root: Path) -> tuple[str, ...]:
@@ -193,7 +229,7 @@ def classes_of(scale: str, source: str, root: Path) -> tuple[str, ...]:
         return SEMANTIC_CLASSES
     annotations = None if source == "imagenet" else _paths(scale, source, root)["val"][1]
     if (scale, source) in POOLED and _objects(root, "val").is_file():
-        return tuple(supercategories(read_coco(_objects(root, "val"))))
+        return tuple(supercategories(listing(_objects(root, "val")).categories))
     if annotations and annotations.is_file():
-        return tuple(c["name"] for c in json.loads(annotations.read_text())["categories"])
+        return tuple(c.get("name") for c in listing(annotations).categories)
     return tuple(f"category {i}" for i in range(1, CLASS_COUNTS[scale][source] + 1))

@@ -205,7 +205,8 @@ def _annotation(canvas: _Canvas, number: int, category: int) -> dict:
               "segmentation": _polygons(mask[y:y + height, x:x + width], x, y)}
     if number in canvas.keypoints:
         triples = [_keypoint(canvas.owner, number, *point) for point in canvas.keypoints[number].tolist()]
-        record |= {"keypoints": [x for triple in triples for x in triple], "num_keypoints": sum(t[2] > 0 for t in triples)}
+        record |= {"keypoints": [x for triple in triples for x in triple],
+                   "num_keypoints": sum(t[2] > 0 for t in triples)}
     return record
 
 
@@ -350,7 +351,8 @@ def contact_sheet() -> np.ndarray:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.data.synthetic", description="Contact sheet of the embedded data.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.data.synthetic",
+                                     description="Contact sheet of the embedded data.")
     parser.add_argument("--sheet", type=Path, required=True, metavar="FILE", help="PNG file to write")
     with replacing(parser.parse_args().sheet) as sheet:
         sheet.write_bytes(cv2.imencode(".png", contact_sheet()[..., ::-1], (cv2.IMWRITE_PNG_COMPRESSION, 9))[1])

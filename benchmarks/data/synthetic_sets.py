@@ -109,7 +109,7 @@ def _children(node: ElementTree.Element, **texts) -> None:
 
 
 def draw_cityscapes(scenes: Path, root: Path) -> None:
-    """Write the scenes (`benchmarks.data.synthetic.write_scenes`) in Cityscapes' form under `root`, and convert them there.
+    """Write the scenes (`benchmarks.data.synthetic.write_scenes`) in Cityscapes' form under `root`; convert them there.
 
     What is there is kept, unless another version drew it. Raises DataError where `root` holds anything else.
     """

@@ -8,7 +8,6 @@ from mmengine.device import get_device
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets.folder import default_loader
 from torchvision.transforms.v2 import functional as F
 
 from benchmarks.data.coco import DataError
@@ -18,6 +17,7 @@ from detco.backbone import ResNetLevels
 from detco.config import digest
 from detco.console import progress_bar, stop_if_asked
 from detco.files import replacing
+from detco.images import ImageError, rgb
 from detco.views import MEAN, STD
 
 CHUNK = 2048  # images a file: at most 8 MiB, seconds of work to lose
@@ -105,9 +105,9 @@ class Squares(Dataset):
     @staticmethod
     def _decoded(path: Path):
         try:
-            return default_loader(str(path))
-        except OSError as error:
-            raise DataError(f"image {path}: cannot be decoded ({error}); fetch or prepare it again") from None
+            return rgb(path)
+        except ImageError as error:
+            raise DataError(f"image {error}; fetch or prepare it again") from None
 
     def loader(self, batches: list[list[int]], workers: int) -> DataLoader:
         """The crops of each batch of numbers, in order; by worker processes where images must be decoded."""

@@ -83,7 +83,8 @@ def scenes(tmp_path_factory):
 
 
 DRAWERS = pytest.mark.parametrize("draw, last", [
-    (synthetic_sets.draw_voc, "annotations/test2007.json"), (synthetic_sets.draw_cityscapes, "annotations/instances_val.json")])
+    (synthetic_sets.draw_voc, "annotations/test2007.json"),
+    (synthetic_sets.draw_cityscapes, "annotations/instances_val.json")])
 
 
 @DRAWERS

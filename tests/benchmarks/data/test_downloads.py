@@ -295,8 +295,8 @@ def test_what_cityscapes_lacks_is_named(cityscapes, root, capsys):
 
 
 def test_what_was_converted_is_checked(cityscapes, root, capsys, monkeypatch):
-    def lossy(source, out, bar):
-        convert(source, out, bar=bar)
+    def lossy(source, out, **options):
+        convert(source, out, **options)
         (out / "semantic/val/bonn/bonn_0_labelTrainIds.png").unlink()
 
     convert = downloads.cityscapes.convert

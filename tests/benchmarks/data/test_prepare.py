@@ -47,20 +47,20 @@ def crowd(width, height):
     return {"size": [height, width], "counts": [0, height * (width // 2), height * (width - width // 2)]}
 
 
-def annotation(number, image, keypoints):
-    width, height = SIZES[image]
+def annotation(number, image, keypoints, known):
+    width, height = known[image]
     iscrowd = int(number > 900_000_000_000)
     entry = {"id": number, "image_id": image, "category_id": 1, "iscrowd": iscrowd, "area": 100.0,
              "bbox": [width / 4, height / 4, width / 2, height / 2],
              "segmentation": crowd(width, height) if iscrowd else [[10, 20, width, 20, width, height]]}
-    return entry | ({"keypoints": [width, height, 2] + [0, 0, 0] * 16, "num_keypoints": 1} if keypoints else {})
+    return entry | ({"keypoints": [width / 2, height / 2, 2] + [0, 0, 0] * 16, "num_keypoints": 1} if keypoints else {})
 
 
 def coco(ids, keypoints, known=SIZES):
     return {"info": {}, "licenses": [{"id": 1}], "categories": [{"id": 1, "name": "person"}],
             "images": [{"id": i, "file_name": f"{i:012d}.jpg", "width": known[i][0], "height": known[i][1],
                         "license": 1, "flickr_url": "f", "coco_url": "c", "date_captured": "d"} for i in ids],
-            "annotations": [annotation(n, i, keypoints) for i, numbers in ids.items() for n in numbers]}
+            "annotations": [annotation(n, i, keypoints, known) for i, numbers in ids.items() for n in numbers]}
 
 
 @pytest.fixture
@@ -125,7 +125,8 @@ def refused(capsys, code, words):
 
 
 def files(root):
-    return {str(p.relative_to(root)): p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()}
+    return {str(p.relative_to(root)): p.stat().st_mtime_ns for p in root.rglob("*")
+            if p.is_file() and ".checked" not in p.parts}
 
 
 def test_archives_become_the_small_scale(archives, definition, tmp_path, capsys):
@@ -167,7 +168,7 @@ def test_public_downloads_become_the_small_scale(public, definition, tmp_path):
     assert one["bbox"] == [85.25, 64.0, 170.5, 128.0]
     assert one["segmentation"] == [[5.33, 10.67, 341.0, 10.67, 341.0, 256.0]]
     assert one["area"] == round(100 * 341 / 640 * 256 / 480, 2)
-    assert one["keypoints"] == [341.0, 256.0, 2] + [0, 0, 0] * 16
+    assert one["keypoints"] == [170.5, 128.0, 2] + [0, 0, 0] * 16
     objects = json.loads((made / "coco" / "annotations" / "objects_train.json").read_text())
     assert sorted(a["id"] for a in objects["annotations"]) == [101, 111, 131]
     assert "keypoints" not in objects["annotations"][0]

@@ -1,6 +1,5 @@
 """Bad data ends in one line that names the file, what is wrong and how much of it; good data in a fingerprint."""
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -57,7 +56,7 @@ def refused(images, file, **options):
 
 def test_good_data_gives_its_categories(coco):
     images, file, _ = coco
-    assert check_coco(images, file) == check_coco(images, file, decode=True) == ("person", "kite")
+    assert check_coco(images, file).classes == check_coco(images, file, decode=True).classes == ("person", "kite")
 
 
 @pytest.mark.parametrize("text, words", [
@@ -107,15 +106,6 @@ def test_bad_annotations_are_named(coco, change, words):
     assert message.startswith(str(file)) and words in message
 
 
-def test_boxes_without_area_are_a_warning(coco, caplog):
-    images, file, write = coco
-    write(lambda d: [d["annotations"][0].update(bbox=[1, 2, 0, 4]), d["annotations"][2].update(bbox=[1, 2, 3, -4])])
-    with caplog.at_level(logging.WARNING):
-        check_coco(images, file)
-    assert [r.getMessage() for r in caplog.records] == [
-        f"{file}: 2 annotations (11, 13) with a box without area; left out of training"]
-
-
 @pytest.mark.parametrize("name", ["1.jpg", "2.png"])
 def test_images_missing_empty_or_cut(coco, name):
     images, file, _ = coco
@@ -132,18 +122,18 @@ def test_an_image_that_ends_oddly_but_decodes_is_taken(coco):
     images, file, _ = coco
     with open(images / "1.jpg", "ab") as image:
         image.write(bytes(range(200)))
-    assert check_coco(images, file) == ("person", "kite")
+    assert check_coco(images, file).classes == ("person", "kite")
 
 
 def test_decoding_finds_what_both_ends_hide(coco):
     images, file, _ = coco
-    code = (images / "1.jpg").read_bytes()
-    (images / "1.jpg").write_bytes(code[:300] + code[-2:])
+    code = (images / "2.png").read_bytes()
+    (images / "2.png").write_bytes(code[:1000] + code[-12:])
     check_coco(images, file)
-    assert "1 image (1.jpg) of some_train.json truncated or not decodable" in refused(images, file, decode=True)
+    assert "1 image (2.png) of some_train.json truncated or not decodable" in refused(images, file, decode=True)
+    (images / "2.png").write_bytes(code)
     photo(images / "1.jpg", (96, 64))
-    check_coco(images, file)
-    assert "1 image (1.jpg) of some_train.json of another size" in refused(images, file, decode=True)
+    assert "1 image (1.jpg) of some_train.json of another size" in refused(images, file)
 
 
 @pytest.fixture
@@ -167,10 +157,11 @@ def test_the_fingerprint_follows_annotations_and_images(small):
     first = coco_for("small", "coco", small)
     assert first.classes == ("person",)
     assert coco_for("small", "coco", small).fingerprint == first.fingerprint
-    text = first.val_annotations.read_text()
-    first.val_annotations.write_text(text.replace("9, 9]", "9, 8]", 1))
+    file = small / "small" / "coco" / "annotations" / "person_val.json"
+    text = file.read_text()
+    file.write_text(text.replace("9, 9]", "9, 8]", 1))
     second = coco_for("small", "coco", small).fingerprint
-    first.val_annotations.write_text(text)
+    file.write_text(text)
     with open(first.train_images / "000000000002.jpg", "ab") as image:
         image.write(b"\0")
     third = coco_for("small", "coco", small).fingerprint
@@ -256,9 +247,34 @@ def test_supercategories_pool_the_categories_in_their_order(coco, tmp_path):
                                           dict(id=9, name="dog", supercategory="animal")]),
                      d["annotations"][0].update(category_id=9), d["annotations"][1].update(category_id=8)))
     coco_form.pool_categories(file, tmp_path / "out.json")
-    assert check_coco(images, tmp_path / "out.json") == ("animal", "vehicle")
+    assert check_coco(images, tmp_path / "out.json").classes == ("animal", "vehicle")
     pooled = json.loads((tmp_path / "out.json").read_text())
     assert [a["category_id"] for a in pooled["annotations"]] == [1, 2, 1]
+
+
+def test_what_is_pooled_follows_the_file_it_was_made_of(coco, tmp_path):
+    _, file, write = coco
+    write(lambda d: [c.update(supercategory="s") for c in d["categories"]])
+    coco_form.pool_categories(file, tmp_path / "out.json")
+    stamp = (tmp_path / "out.json").stat().st_mtime_ns
+    coco_form.pool_categories(file, tmp_path / "out.json")
+    assert (tmp_path / "out.json").stat().st_mtime_ns == stamp
+    write(lambda d: d["categories"][1].update(supercategory="toy"))
+    coco_form.pool_categories(file, tmp_path / "out.json")
+    assert [c["name"] for c in json.loads((tmp_path / "out.json").read_text())["categories"]] == ["person", "toy"]
+
+
+def test_what_was_found_out_is_kept_in_the_data_folder_or_else_in_the_users_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    assert sources.cache_of(tmp_path / "nowhere") is None and not (tmp_path / "user").exists()
+    (tmp_path / "data").mkdir()
+    assert sources.cache_of(tmp_path / "data") == tmp_path / "data" / ".checked"
+    (tmp_path / "data" / ".checked").rmdir()
+    (tmp_path / "data" / ".checked").touch()  # no folder can be made there
+    assert sources.cache_of(tmp_path / "data").parent == tmp_path / "user" / "detco-bench"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "data" / ".checked"))
+    with pytest.raises(DataError, match="can be written, where cleaned annotations go; set XDG_CACHE_HOME"):
+        sources.cache_of(tmp_path / "data")
 
 
 def test_data_that_is_plainly_not_there_is_named_before_anything_runs(tmp_path):

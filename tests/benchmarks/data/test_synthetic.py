@@ -273,7 +273,8 @@ def test_an_interrupted_writer_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_bad_input(tmp_path):
-    for bad in (lambda: synthetic.draw_pool(0), lambda: synthetic.draw_pool(1, size=8), lambda: synthetic.draw_scenes(-1)):
+    for bad in (lambda: synthetic.draw_pool(0), lambda: synthetic.draw_pool(1, size=8),
+                lambda: synthetic.draw_scenes(-1)):
         with pytest.raises(ValueError, match="at least 1 image of at least 32 pixels"):
             bad()
     (tmp_path / "notes.txt").write_text("kept")
