@@ -48,6 +48,9 @@ def execute(plan: Plan) -> int:
     """Run a plan; 0 when every row has its result. Raises what its parts raise, each in one line."""
     join()
     _log(plan.note)
+    for step in plan.transfers:
+        if step.source != "imagenet":  # looked at before hours go into what comes first
+            first_on_main(partial(coco_data, step, plan.data, plan.folders.data_root, dist.is_main_process()))
     pool = first_on_main(lambda: load_pool(plan.data, plan.folders.data_root)) if plan.pretrainings else None
     ready = [_own(plan.foreign, plan.folders.work_dir)] if plan.foreign else \
         [pretrained(p, pool, plan.scale, plan.folders.work_dir, plan.options) for p in plan.pretrainings]
@@ -89,7 +92,15 @@ def from_main(function: Callable[[], Any]) -> Any:
 def load_pool(scale: str, data_root: Path, split: str = "train") -> Pool:
     """The scale's pool in memory, or the folder of its images; drawn first where the scale draws it."""
     path = sources.pool_for(scale, data_root, split)
-    return MemoryPool.load(path) if path.is_file() else FolderPool.load(path)
+    if path.is_file():
+        return MemoryPool.load(path)
+    return FolderPool.load(path, sources.cache_of(data_root), dist.is_main_process())
+
+
+def coco_data(step: Transfer, scale: str, data_root: Path, show: bool = False) -> CocoData:
+    """A task's data in COCO's form, checked; with bars and the checks' notes where `show`. Raises DataError."""
+    masks = "segm" in step.protocol.config["task"]["metrics"]
+    return sources.coco_for(scale, step.source, data_root, masks=masks, show=show)
 
 
 @dataclass(frozen=True)
@@ -124,12 +135,12 @@ def data_for(step: Transfer, scale: str, data_root: Path) -> CocoData | Pools:
             raise DataError(f"scale {scale}: the validation images have other classes than the pool; prepare both "
                             "again")
     else:
-        data = sources.coco_for(scale, step.source, data_root)
+        data = coco_data(step, scale, data_root)
         if protocol.kind != "detector":
             from benchmarks.image_level.svm import labelled
 
-            data = Pools(labelled(data.train_annotations, data.train_images),
-                         labelled(data.val_annotations, data.val_images))
+            data = Pools(labelled(data.train_annotations, data.train_images, data.fingerprint),
+                         labelled(data.val_annotations, data.val_images, data.fingerprint))
     if list(data.classes) != protocol.config["classes"]:
         raise DataError(f"{protocol.task}: the data's categories are no longer those that the run was planned with; "
                         "run it again")

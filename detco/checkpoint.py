@@ -76,7 +76,8 @@ def load(path: Path, **overrides) -> Checkpoint:
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, safetensors.SafetensorError, ValueError,
             KeyError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"checkpoint {path}: cannot be read, truncated or of no known format ({reason})") from None
+        raise CheckpointError(f"checkpoint {path}: cannot be read, truncated or of no known format "
+                              f"({reason})") from None
     state, ignored = _backbone_of(raw, path)
     arch = _arch_of(state, path)
     unknown = set(overrides) - set(FOREIGN)

@@ -173,6 +173,7 @@ def _run(config: dict, backbone: tuple | None, work_dir: Path, label: str, resum
         anchors,
         instances,
         keypoints,
+        loading,
         modules,
         semantic,
     )

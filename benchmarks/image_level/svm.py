@@ -16,7 +16,7 @@ from sklearn.metrics import precision_recall_curve
 from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
 
-from benchmarks.data.coco import fingerprint, read_coco
+from benchmarks.data.coco import read_coco
 from detco.console import progress_bar, stop_if_asked
 from detco.files import replacing
 
@@ -44,8 +44,9 @@ class Labelled:
                        fingerprint=f"{self.fingerprint}:{n}")
 
 
-def labelled(annotations: Path, images: Path) -> Labelled:
-    """Read a COCO annotation file, objects marked by `difficult` or `iscrowd` apart. Raises DataError (`read_coco`)."""
+def labelled(annotations: Path, images: Path, fingerprint: str) -> Labelled:
+    """Read a COCO annotation file of known content, objects marked by `difficult` or `iscrowd` apart. Raises DataError
+    (`read_coco`)."""
     data = read_coco(annotations)
     row = {image["id"]: i for i, image in enumerate(data["images"])}
     column = {category["id"]: i for i, category in enumerate(data["categories"])}
@@ -54,8 +55,7 @@ def labelled(annotations: Path, images: Path) -> Labelled:
         marked = a.get("difficult") or a.get("iscrowd")
         (hard if marked else plain)[row[a["image_id"]], column[a["category_id"]]] = True
     return Labelled([images / image["file_name"] for image in data["images"]], plain, hard & ~plain,
-                    tuple(category["name"] for category in data["categories"]),
-                    fingerprint({"": (images, annotations)}))
+                    tuple(category["name"] for category in data["categories"]), fingerprint)
 
 
 def average_precision(present: np.ndarray, scores: np.ndarray) -> float:

@@ -23,7 +23,7 @@ data = dict(
     crop_sides=[400, 500, 600], crop_size=(384, 600), filter_cfg=dict(filter_empty_gt=False))
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='LoadImage'),
     dict(type='LoadInstances', with_bbox=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='RandomChoice', transforms=[

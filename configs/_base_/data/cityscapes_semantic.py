@@ -4,7 +4,7 @@ data = dict(
     scale_range=(0.5, 2.0), crop_size=(769, 769), filter_cfg=None, batch_sampler=None)
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='LoadImage'),
     dict(type='LoadAnnotations', with_bbox=False, with_seg=True),
     dict(type='RandomResize', scale='{image_size}', ratio_range='{scale_range}', keep_ratio=True),
     dict(type='RandomCrop', crop_size='{crop_size}', allow_negative_crop=True),
@@ -15,7 +15,7 @@ train_pipeline = [
 ]
 # Tested at the images' own size.
 test_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='LoadImage'),
     dict(type='LoadAnnotations', with_bbox=False, with_seg=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'seg_map_path', 'ori_shape', 'img_shape')),
 ]

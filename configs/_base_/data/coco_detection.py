@@ -7,14 +7,14 @@ data = dict(
     filter_cfg=dict(filter_empty_gt=True), batch_sampler=dict(type='AspectRatioBatchSampler'))
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='LoadImage'),
     dict(type='LoadInstances', with_bbox=True),
     dict(type='RandomChoiceResize', scales='{train_scales}', keep_ratio=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='LoadImage'),
     dict(type='Resize', scale='{test_scale}', keep_ratio=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]

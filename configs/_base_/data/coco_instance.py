@@ -2,7 +2,7 @@
 _base_ = ['./coco_detection.py']
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='LoadImage'),
     dict(type='LoadInstances', with_bbox=True, with_mask=True),
     dict(type='RandomChoiceResize', scales='{train_scales}', keep_ratio=True),
     dict(type='RandomFlip', prob=0.5),

@@ -4,7 +4,7 @@ _base_ = ['./coco_detection.py']
 data = dict(dataset='KeypointDataset', source='person')
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='LoadImage'),
     dict(type='LoadKeypointAnnotations', with_bbox=True),
     dict(type='RandomChoiceResize', scales='{train_scales}', keep_ratio=True),
     dict(type='RandomFlip', prob=0.5),

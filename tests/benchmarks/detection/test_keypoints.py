@@ -461,7 +461,7 @@ def tiny(persons):
 
 def test_a_training_step_is_finite_and_reaches_every_parameter(tiny):
     model, train, _ = tiny
-    assert config_of(train) == ["LoadImageFromFile", "LoadKeypointAnnotations", "RandomChoiceResize", "RandomFlip",
+    assert config_of(train) == ["LoadImage", "LoadKeypointAnnotations", "RandomChoiceResize", "RandomFlip",
                                 "PackKeypointInputs"]
     batch = model.train().data_preprocessor(pseudo_collate([train[0], train[1]]), True)
     loss, logs = model.parse_losses(model(**batch, mode="loss"))

@@ -385,7 +385,8 @@ def test_knn_is_sklearns_on_its_own_features(checkpoint, pools, photos, tmp_path
                      for split in ("train", "val"))
     top1 = []
     for temperature in (0.002, 7):
-        sklearn = KNeighborsClassifier(15, algorithm="brute", weights=lambda d, t=temperature: np.exp((1 - d**2 / 2) / t))
+        sklearn = KNeighborsClassifier(
+            15, algorithm="brute", weights=lambda d, t=temperature: np.exp((1 - d**2 / 2) / t))
         sklearn.fit(bank.double().numpy(), pools.train.labels)
         top1.append(100 * sklearn.score(queries.double().numpy(), pools.val.labels))
     assert measured["metrics"] == {"top1": pytest.approx(top1[0])} and top1[0] != top1[1] and json.dumps(measured)
@@ -440,7 +441,7 @@ def coco(tmp_path):
 
 
 def test_labels_of_a_coco_file(coco):
-    part = svm.labelled(coco, coco.parent)
+    part = svm.labelled(coco, coco.parent, "c" * 64)
     assert part.classes == ("nine", "four", "five") and part.images[3] == coco.parent / "3.png"
     assert np.flatnonzero(part.present[:, 0]).tolist() == [3, 6, 9, 12, 15, 18, 21]
     assert np.flatnonzero(part.excluded[:, 0]).tolist() == [0, 1]
@@ -450,7 +451,7 @@ def test_labels_of_a_coco_file(coco):
 
 
 def data_of(coco, classes=2):
-    part = svm.labelled(coco, coco.parent)
+    part = svm.labelled(coco, coco.parent, "c" * 64)
     part = svm.replace(part, classes=part.classes[:classes], present=part.present[:, :classes],
                        excluded=part.excluded[:, :classes])
     return SimpleNamespace(train=part, val=part, classes=part.classes, fingerprint="c" * 64)
