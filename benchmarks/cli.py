@@ -34,10 +34,14 @@ class Request:
     share: int | None = None
     seeds: tuple[int, ...] = (0,)
     pretrain_seeds: tuple[int, ...] = (0,)
-    checkpoint: Path | None = None
+    checkpoint: str | None = None
     name: str | None = None
+    encoder: str | None = None
     channel_order: str | None = None
+    pixel_mean: tuple[float, ...] | None = None
+    pixel_std: tuple[float, ...] | None = None
     stride: str | None = None
+    override: bool = False
     changes: tuple[str, ...] = ()  # "key=value" of --set
     compare: str | None = None
     data_root: Path = Path("data")
@@ -89,14 +93,24 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--seed", dest="seeds", nargs="+", type=int, metavar="K", help="transfer seeds (default: 0)")
     what.add_argument("--pretrain-seed", dest="pretrain_seeds", nargs="+", type=int, metavar="K",
                       help="pretraining seeds (default: 0)")
-    what.add_argument("--checkpoint", type=Path, metavar="FILE", help="evaluate a checkpoint of your own")
+    what.add_argument("--checkpoint", metavar="FILE",
+                      help="evaluate a checkpoint of your own, or a published one: torchvision:resnet50, "
+                           "timm:resnet50.a1_in1k, hf:owner/name, or a URL")
     what.add_argument("--name", help="the row's name for --checkpoint")
-    what.add_argument("--channel-order", choices=("RGB", "BGR"), help="for --checkpoint, where the file does not say")
-    what.add_argument("--stride", choices=("pytorch", "caffe"), help="for --checkpoint, where the file does not say")
     what.add_argument("--set", dest="changes", action="append", metavar="KEY=VALUE",
                       help="change a field of the pretraining (pretrain.optimizer.lr=0.06) or of the tasks "
                            "(task.train_cfg.rcnn.sampler.num=256); repeatable; recorded, and the row mixes with none")
     what.add_argument("--compare", metavar="M", help="print differences to this method, paired by seeds")
+    read = p.add_argument_group("how --checkpoint is read, where the file does not say (docs/checkpoints.md)")
+    read.add_argument("--encoder", metavar="E",
+                      help="of several in the file: query, momentum, raw, ema, or its prefix (default: the one that "
+                           "the layout's authors evaluate)")
+    read.add_argument("--channel-order", choices=("RGB", "BGR"), help="default: the layout's")
+    read.add_argument("--pixel-mean", nargs=3, type=float, metavar="X",
+                      help="in channel order; of [0, 255] where a number is above 1, else of [0, 1]")
+    read.add_argument("--pixel-std", nargs=3, type=float, metavar="X", help="likewise")
+    read.add_argument("--stride", choices=("pytorch", "caffe"), help="in the 3x3 convolution, or in the 1x1")
+    read.add_argument("--override", action="store_true", help="let these options contradict what the file states")
     where = p.add_argument_group("where")
     where.add_argument("--data-root", type=Path, metavar="DIR", help="default: data")
     where.add_argument("--work-dir", type=Path, metavar="DIR", help="default: work_dirs")

@@ -20,7 +20,6 @@ from detco.checkpoint import Checkpoint
 from detco.config import digest
 from detco.console import log
 from detco.distributed import join
-from detco.files import sha256
 from detco.pool import FolderPool, MemoryPool
 from leaderboard import build, record, tables
 
@@ -161,11 +160,12 @@ def pretrained(pretraining: Pretraining, pool: Pool, scale: str, work_dir: Path,
 def _own(foreign: Foreign, work_dir: Path) -> Ready:
     """Somebody's checkpoint, brought into the suite's format under its row's name."""
     loaded = checkpoints.load(foreign.path, **foreign.stated)
-    path = work_dir / "checkpoints" / f"{foreign.row}-{sha256(foreign.path)[:12]}.safetensors"
+    identity = checkpoints.identity(loaded.state, loaded.metadata["recipe"])
+    path = work_dir / "checkpoints" / f"{foreign.row}-{identity[:12]}.safetensors"
     if dist.is_main_process():
         checkpoints.save(path, loaded.state, loaded.metadata | {"method": foreign.row})
-        log(f"{foreign.path}: a {loaded.metadata['arch']}, {len(loaded.state)} tensors loaded, {len(loaded.ignored)} "
-            "left aside (heads, momentum encoders)")
+        log(f"{foreign.path}: {loaded.described()}; {len(loaded.state)} tensors loaded, {len(loaded.ignored)} left "
+            "aside")
     dist.barrier()
     return _ready(foreign.row, loaded.metadata["seed"], path)
 

@@ -18,7 +18,7 @@ from benchmarks.protocol import Protocol, protocol_of
 from benchmarks.recipe import arch_of, load_scale, resolve_recipe
 from benchmarks.task import defined_at, load_task, overrides_at, source_of, task_names
 from detco import config
-from detco.errors import UserError, nearest, several
+from detco.errors import UserError, nearest
 from leaderboard.record import read_all, required_of_name
 
 SEEDS = 2**32  # numpy's bound
@@ -48,12 +48,13 @@ class Foreign:
 
     Attributes:
         row: the name that its rows have.
-        stated: metadata that the file does not carry.
+        path: a file, or a name that `detco.hub` fetches.
+        stated: how it is to be read (`detco.checkpoint.load`).
     """
 
     row: str
-    path: Path
-    stated: dict[str, str]
+    path: str
+    stated: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -304,16 +305,14 @@ def _foreign(request: Request, scale: str, arch: str) -> Foreign:
     """The request's checkpoint, read once so that what is wrong with it is said before the work."""
     from detco import checkpoint as checkpoints  # late: imports torch
 
-    stated = {"channel_order": request.channel_order, "stride": request.stride}
-    foreign = Foreign(request.name, request.checkpoint, {k: v for k, v in stated.items() if v})
+    stated = dict(encoder=request.encoder, channel_order=request.channel_order, mean=request.pixel_mean,
+                  std=request.pixel_std, stride=request.stride, override=request.override)
+    foreign = Foreign(str(request.name), str(request.checkpoint), stated)
     loaded = checkpoints.load(foreign.path, **foreign.stated)
-    checkpoints.to_protocol(loaded, foreign.path)
+    checkpoints.to_protocol(loaded, Path(foreign.path))
     if loaded.metadata["arch"] != arch:
         raise checkpoints.CheckpointError(f"checkpoint {foreign.path}: a {loaded.metadata['arch']}; scale {scale} runs "
                                           f"{arch}")
-    if bad := [name for name, value in loaded.state.items() if not value.isfinite().all()]:
-        raise checkpoints.CheckpointError(f"checkpoint {foreign.path}: {several(bad, 'tensor')} not finite; its "
-                                          "training diverged, take an earlier one")
     return foreign
 
 

@@ -36,7 +36,7 @@ def jobs(request: Request, plan: Plan) -> tuple[dict[str, list[str]], dict[str, 
     common = replace(
         request, scale=plan.scale, executor="local", report=False, compare=None, schedule=None, share=None,
         data_root=request.data_root.resolve(), work_dir=request.work_dir.resolve(), results=request.results.resolve(),
-        checkpoint=request.checkpoint and request.checkpoint.resolve())
+        checkpoint=_absolute(request.checkpoint))
     methods = {f"{p.row}-p{p.seed}": dict(methods=(p.recipe["name"],), pretrain_seeds=(p.seed,))
                for p in plan.pretrainings}
     first = {name: words_of(replace(common, pretrain_only=True, tasks=Request.tasks, seeds=Request.seeds, **fields))
@@ -49,6 +49,11 @@ def jobs(request: Request, plan: Plan) -> tuple[dict[str, list[str]], dict[str, 
                               **fields)  # the pretraining is there
                 rows[f"{name}-{transfer.protocol.task}-s{seed}"] = words_of(row), name if name in first else None
     return first, rows
+
+
+def _absolute(checkpoint: str | None) -> str | None:
+    """A file's whole path; a name that is fetched stays."""
+    return str(Path(checkpoint).resolve()) if checkpoint and Path(checkpoint).exists() else checkpoint
 
 
 def run_until_done(name: str, command: list[str], log_file: Path, gpus: int, retries: int, sweep: str) -> str | None:

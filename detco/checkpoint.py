@@ -4,48 +4,83 @@ One file: safetensors with torchvision's ResNet names and one metadata entry, JS
     arch, channel_order ("RGB"/"BGR"), mean and std (of images in [0, 1], in channel order), stride ("pytorch":
     in the 3x3 convolution, "caffe": in the 1x1), method, pool, seed, budget (images, encoder_pixels,
     device_hours), recipe (hash of the resolved pretraining config), recipe_config (that config), config (hash of it
-    with the pool and the seed), parent (sha256 of the file it was made from).
+    with the pool and the seed), parent (sha256 of the file it was made from), origin (of a foreign file: its layout,
+    prefix and encoder).
+`detco.formats` has the table of the others' layouts; docs/checkpoints.md says what each is taken for.
 """
 import argparse
+import functools
 import hashlib
 import json
+import math
+import os
 import pickle
 import re
 import sys
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import safetensors
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from detco.backbone import ARCHS, ResNetLevels
-from detco.errors import UserError
+from detco import containers, formats, hub
+from detco.errors import UserError, nearest, several
 from detco.files import replacing, sha256
+from detco.unpickle import FormatError, Lazy
 from detco.views import MEAN, STD
 
 KEY = "detco"
-FOREIGN = dict(channel_order="RGB", mean=list(MEAN), std=list(STD), stride="pytorch", method=None, pool=None,
-               seed=None, budget=None, recipe=None, recipe_config=None, config=None, parent=None)
-STYLE = ("stride", "channel_order", "mean", "std")  # how a network takes images in
-# What pretraining leaves beside a backbone: classifiers, projectors, predictors, prototypes.
-HEADS = re.compile(r"(fc|classifier|head|heads|projector|projection_head|predictor|prototypes|mlp)(\.|$)")
-MOMENTUM = re.compile(r"(encoder_k|_k\.|momentum|teacher|twin|target|ema)")
+PIXELS = dict(channel_order="RGB", mean=list(MEAN), std=list(STD), stride="pytorch")  # as the protocols see them
+STYLE = tuple(PIXELS)  # how a network takes images in
+FOREIGN = PIXELS | dict(method=None, pool=None, seed=None, budget=None, recipe=None, recipe_config=None, config=None,
+                        parent=None, origin=None)
+BFLOAT16 = "bfloat16"  # metadata of files that cannot hold the type: names of what had it
+STYLES = ("detectron2", "torchvision", "mmdet", "timm", "mmpretrain", "safetensors")
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be used, in one line."""
+    """A checkpoint that cannot be used, in one line without control characters (names come from files)."""
+
+    def __init__(self, line: str):
+        super().__init__(printable(line))
+
+
+def printable(text: str) -> str:
+    """Text as a terminal may show it: what is not printable is written as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 @dataclass
 class Checkpoint:
-    """A backbone's weights under torchvision's names, their metadata, and what of the file was left aside."""
+    """A backbone's weights under torchvision's names, their metadata, and what of the file was left aside.
+
+    Attributes:
+        assumed: how the file was understood: layout, encoder, prefix, the encoders not taken, and for channel_order,
+            mean, std and stride who says so ("the file", "an option" or "the layout").
+    """
 
     state: dict[str, Tensor]
     metadata: dict
     ignored: dict[str, str] = field(default_factory=dict)
+    assumed: dict[str, Any] = field(default_factory=dict)
+
+    def described(self) -> str:
+        """What was read and assumed, in one line; of a checkpoint that `load` gave."""
+        meta, said = self.metadata, self.assumed
+
+        def numbers(name: str) -> str:
+            return " ".join(f"{value:.4g}" for value in meta[name])
+
+        others = "".join(f"; not taken: {role} ({address})" for role, address in list(said["others"].items())[:6])
+        return printable(
+            f"a {meta['arch']} in the layout of {said['layout']}, encoder {said['encoder']} under '{said['prefix']}'"
+            f"{others}; channels {meta['channel_order']} ({said['channel_order']}), mean {numbers('mean')} "
+            f"({said['mean']}) and std {numbers('std')} ({said['std']}) of pixels in [0, 1], stride {meta['stride']} "
+            f"({said['stride']})")
 
 
 def save(path: Path, state: dict[str, Tensor], metadata: dict) -> Path:
@@ -56,122 +91,156 @@ def save(path: Path, state: dict[str, Tensor], metadata: dict) -> Path:
     return Path(path)
 
 
-def load(path: Path, **overrides) -> Checkpoint:
+def load(source: Path | str, *, encoder: str | None = None, override: bool = False, **options) -> Checkpoint:
     """Read a checkpoint of ours or of anybody's.
 
-    Understood: this format; state dicts (.pth, .pt, .tar, .safetensors) of torchvision, timm, MoCo, lightly,
-    mmpretrain and others that wrap a ResNet in a prefix; detectron2's names and pickles of arrays.
-
     Args:
-        path: the file.
-        overrides: metadata that the file does not carry, such as channel_order="BGR".
+        source: a file in one of the layouts of `detco.formats`, or a name that `detco.hub` fetches.
+        encoder: which, where the file holds several (`detco.formats.find`).
+        override: let options contradict what the file states.
+        options: metadata, such as channel_order="BGR" or mean=[103.53, 116.28, 123.675] (in channel order; given of
+            [0, 255] where a number of mean or std is above 1).
     Raises:
-        CheckpointError: no such file, truncated, no ResNet in it, keys missing, or keys nothing explains.
+        CheckpointError: it cannot be read or fetched, holds no ResNet, keys missing or unexplained, values that are not
+            finite, or options that contradict the file.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint {path}: no such file")
-    try:
-        raw, metadata = _read(path)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, safetensors.SafetensorError, ValueError,
-            KeyError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"checkpoint {path}: cannot be read, truncated or of no known format "
-                              f"({reason})") from None
-    state, ignored = _backbone_of(raw, path)
-    arch = _arch_of(state, path)
-    unknown = set(overrides) - set(FOREIGN)
-    if unknown:
-        raise CheckpointError(f"checkpoint {path}: no such metadata: {', '.join(sorted(unknown))}")
-    metadata = FOREIGN | (metadata or {"parent": sha256(path)}) | overrides | {"arch": arch}
-    _check_keys(state, arch, path)
-    return Checkpoint(state, metadata, ignored)
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict | None]:
-    """Tensors by name, and our metadata if the file is ours."""
-    if path.suffix == ".safetensors":
-        with safetensors.safe_open(path, "pt") as file:
-            metadata = (file.metadata() or {}).get(KEY)
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata and json.loads(metadata)  # noqa: SIM118
-    if path.suffix == ".pkl":
-        with open(path, "rb") as file:
-            tree = _ArrayUnpickler(file).load()
-    else:
-        tree = torch.load(path, map_location="cpu", weights_only=True)
-    while isinstance(tree, dict) and not any(isinstance(v, (Tensor, np.ndarray)) for v in tree.values()):
-        inner = [tree[k] for k in ("state_dict", "model", "model_state", "teacher", "student") if k in tree]
-        if not inner:
-            break
-        tree = inner[0]
-    if not isinstance(tree, dict):
-        raise UserError(f"it holds a {type(tree).__name__}, not a state dict")
-    return {k: torch.as_tensor(v) for k, v in tree.items() if isinstance(v, (Tensor, np.ndarray))}, None
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Admits numpy arrays and nothing else, so that a stranger's file runs no code."""
-
-    ALLOWED = {"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"}
-
-    def find_class(self, module, name):
-        if module.split(".")[0] == "numpy" and name in self.ALLOWED:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"refused to load {module}.{name}: only arrays are admitted")
-
-
-DETECTRON2 = ((r"^stem\.conv1\.norm\.", "bn1."), (r"^stem\.", ""), (r"^res(\d)\.", lambda m: f"layer{int(m[1]) - 1}."),
-              (r"\.conv(\d)\.norm\.", r".bn\1."), (r"\.shortcut\.norm\.", ".downsample.1."),
-              (r"\.shortcut\.", ".downsample.0."))
-
-
-def _backbone_of(raw: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The ResNet inside `raw` under torchvision's names, and the keys left aside with the reason."""
-    stems = [k for k, v in raw.items() if k.endswith("conv1.weight") and v.dim() == 4 and v.shape[1:] == (3, 7, 7)]
-    if not stems:
-        raise CheckpointError(f"checkpoint {path}: no ResNet in it (no 7x7 'conv1.weight'); its {len(raw)} keys begin "
-                              f"{', '.join(list(raw)[:3]) or 'nowhere'}")
-    stem = min(stems, key=lambda k: (bool(MOMENTUM.search(k)), len(k)))
-    detectron2 = stem.endswith("stem.conv1.weight")
-    prefix = stem.removesuffix("stem.conv1.weight" if detectron2 else "conv1.weight")
-    state, ignored = {}, {}
-    for key, value in raw.items():
-        name = key.removeprefix(prefix)
-        if not key.startswith(prefix):
-            ignored[key] = f"outside '{prefix}'"
-        elif HEADS.match(name):
-            ignored[key] = "a head"
-        else:
-            if detectron2:
-                for pattern, replacement in DETECTRON2:
-                    name = re.sub(pattern, replacement, name)
-            state[name] = value
-    return state, ignored
-
-
-def _arch_of(state: dict[str, Tensor], path: Path) -> str:
-    """The torchvision ResNet with these blocks."""
-    blocks = tuple(len({k.split(".")[1] for k in state if k.startswith(f"layer{i}.")}) for i in range(1, 5))
-    known: dict[tuple[tuple[int, ...], bool], str] = {
-        ((2, 2, 2, 2), False): "resnet18", ((3, 4, 6, 3), False): "resnet34", ((3, 4, 6, 3), True): "resnet50",
-             ((3, 4, 23, 3), True): "resnet101", ((3, 8, 36, 3), True): "resnet152"}
-    arch = known.get((blocks, "layer1.0.conv3.weight" in state))
-    if arch is None:
-        raise CheckpointError(f"checkpoint {path}: blocks {blocks} are none of {', '.join(ARCHS)}")
-    return arch
-
-
-def _check_keys(state: dict[str, Tensor], arch: str, path: Path) -> None:
-    """Every parameter and statistic there, nothing else, each of the right shape."""
-    with torch.device("meta"):
-        wanted = {k: v.shape for k, v in ResNetLevels(arch).state_dict().items()}
-    missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
-    unexpected = [k for k in state if k not in wanted]
-    misshaped = [k for k in state if k in wanted and state[k].shape != wanted[k]]
-    for what, keys in (("missing", missing), ("not explained", unexpected), ("of another shape", misshaped)):
+    found, metadata = _find(source, encoder, override, options)
+    state = _values(found, source)
+    bad, negative = _bad_values(found, state)
+    for what, keys in (("not finite; its training diverged, take an earlier one", bad),
+                       ("of negative variances", negative)):
         if keys:
-            raise CheckpointError(f"checkpoint {path}: {len(keys)} keys of a {arch} {what}: {', '.join(keys[:3])}"
-                                  + (", ..." if len(keys) > 3 else ""))
+            raise CheckpointError(f"checkpoint {source}: {several(keys, 'tensor')} {what}")
+    return Checkpoint(state, metadata, {printable(k): v for k, v in found.ignored.items()}, found.assumed)
+
+
+def _find(source: Path | str, encoder: str | None, override: bool, options: dict) -> tuple[formats.Found, dict]:
+    """The ResNet in a file, not read yet, and its metadata."""
+    path = Path(source)
+    try:
+        if not os.path.exists(path) and hub.is_named(str(source)):
+            path, stated = hub.fetch(str(source))
+        else:
+            stated = hub.beside(path)
+        _, tree, header = containers.read(path)
+        found = formats.find(tree, encoder)
+        own = _own_metadata(tree, header)
+        halves = own.pop(BFLOAT16, None) if own else None
+        for name in (halves if isinstance(halves, list) else ()):
+            if not isinstance(name, str) or name not in found.tensors:
+                raise FormatError(f"its metadata are damaged ({BFLOAT16})")
+            lazy = found.tensors[name]
+            found.tensors[name] = Lazy(lazy.shape, torch.bfloat16, functools.partial(_bfloat16, lazy), lazy.place)
+        metadata, found.assumed = _resolve(own, stated | found.stated, found, override, options)
+    except FormatError as error:
+        raise CheckpointError(f"checkpoint {source}: {error}") from None
+    if own is None:
+        metadata["parent"] = sha256(path)
+        metadata["origin"] = dict(layout=found.layout.name, prefix=found.prefix, encoder=found.role)
+    return found, metadata | {"arch": found.arch}
+
+
+def _bfloat16(lazy: Lazy) -> Tensor:
+    return lazy.value().bfloat16()
+
+
+def _values(found: formats.Found, source: Path | str) -> dict[str, Tensor]:
+    try:
+        return {name: lazy.value() for name, lazy in found.tensors.items()}
+    except FormatError as error:
+        raise CheckpointError(f"checkpoint {source}: {error}") from None
+
+
+def _bad_values(found: formats.Found, state: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+    """The file's keys of what is not finite, and of negative variances."""
+    keys = {name: found.keys.get(name, name) for name in state}
+    return ([keys[name] for name, value in state.items() if not value.isfinite().all()],
+            [keys[name] for name, value in state.items() if name.endswith("running_var") and (value < 0).any()])
+
+
+def _own_metadata(tree: Any, header: str | None) -> dict | None:
+    """This suite's metadata in a file of its own or that it exported; None in anybody's else."""
+    attributes = getattr(tree, "state", None)
+    inner = attributes.get("_metadata") if isinstance(attributes, dict) else None
+    text = next((place[KEY] for place in (tree, inner) if isinstance(place, dict) and isinstance(place.get(KEY), str)),
+                header)
+    if text is None:
+        return None
+    try:
+        own = json.loads(text)
+    except (ValueError, RecursionError):
+        own = None
+    if not isinstance(own, dict):
+        raise FormatError("its metadata are damaged (no JSON object)")
+    return {key: value for key, value in own.items() if key in (*FOREIGN, BFLOAT16)}
+
+
+def _resolve(own: dict | None, stated: dict, found: formats.Found, override: bool, options: dict) -> tuple[dict, dict]:
+    """Metadata, and who says what of the pixels: the file, else an option, else the layout."""
+    options = {key: value for key, value in options.items() if value is not None}
+    if unknown := set(options) - set(FOREIGN):
+        raise FormatError(f"no such metadata: {', '.join(sorted(unknown))}")
+    stated = _checked(stated if own is None else own, "it states")
+    options = _checked(options, "given")
+    for key in PIXELS.keys() & options.keys() & stated.keys():
+        if not _equal(options[key], stated[key]) and not override:
+            raise FormatError(f"it states {key.replace('_', ' ')} {stated[key]} itself, where {options[key]} is given; "
+                              "leave the option out, or insist with --override")
+    known = stated | options
+    layout = {key: getattr(found.layout, key) for key in PIXELS}
+    if known.get("channel_order", layout["channel_order"]) != layout["channel_order"]:  # the defaults turn with it
+        layout |= dict(channel_order=known["channel_order"], mean=layout["mean"][::-1], std=layout["std"][::-1])
+    pixels = {key: known.get(key, list(value) if isinstance(value, tuple) else value) for key, value in layout.items()}
+    who = {key: "an option" if key in options else "the file" if key in stated else "the layout" for key in PIXELS}
+    assumed = dict(layout=found.layout.name if own is None else "this suite", encoder=found.role, prefix=found.prefix,
+                   others=found.others) | who
+    return FOREIGN | known | pixels, assumed
+
+
+def _checked(given: dict, said: str) -> dict:
+    """Metadata whose pixels are of the right form, mean and std of pixels in [0, 1]."""
+    for key, known in (("channel_order", ("RGB", "BGR")), ("stride", ("pytorch", "caffe"))):
+        if key in given and given[key] not in known:
+            raise FormatError(f"{said} {key.replace('_', ' ')} {str(given[key])[:40]!r}, which is none of "
+                              f"{', '.join(known)}")
+    for key in ("mean", "std"):
+        value = given.get(key, [0.5] * 3)
+        if not (isinstance(value, list | tuple) and len(value) == 3 and all(
+                type(x) in (int, float) and abs(x) < 1e6 and (x > 0 or key == "mean") for x in value)):
+            raise FormatError(f"{said} {key} {str(value)[:80]}; it takes three numbers" + ", above 0" * (key == "std"))
+    mean, std = formats.unit(given.get("mean"), given.get("std"))
+    return given | {key: value for key, value in (("mean", mean), ("std", std)) if value is not None}
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return a == b if isinstance(a, str) else all(math.isclose(x, y, abs_tol=1e-6) for x, y in zip(a, b, strict=True))
+
+
+def inspect(source: Path | str, **options) -> dict[str, Any]:
+    """What a file is and how healthy it looks, for files that `load` refuses for their values too.
+
+    Returns:
+        metadata; assumed; hash (sha256 of weights and recipe); tensors, types and parameters; ignored (how many);
+        not_finite and negative_variance (keys); dead (batch norm -> channels whose scale is 0, that give a constant);
+        norms (stage -> Euclidean norm of its weights).
+    Raises:
+        CheckpointError: as `load`, but for values.
+    """
+    found, metadata = _find(source, options.pop("encoder", None), options.pop("override", False), options)
+    state = _values(found, source)
+    bad, negative = _bad_values(found, state)
+    squares, dead, parameters = dict.fromkeys(("stem", "layer1", "layer2", "layer3", "layer4"), 0.0), {}, 0
+    for name, value in state.items():
+        if name.endswith(("weight", "bias")):
+            parameters += value.numel()
+            squares[name.split(".")[0] if name.startswith("layer") else "stem"] += float(value.double().square().sum())
+            if value.dim() == 1 and name.endswith("weight") and (zeros := int((value == 0).sum())):
+                dead[name.removesuffix(".weight")] = zeros
+    return dict(
+        metadata=metadata, assumed=found.assumed, hash=identity(state, metadata["recipe"]), tensors=len(state),
+        types=sorted({str(v.dtype).removeprefix("torch.") for v in state.values()}), parameters=parameters,
+        ignored=len(found.ignored), not_finite=bad, negative_variance=negative, dead=dead,
+        norms={stage: math.sqrt(square) for stage, square in squares.items()})
 
 
 def to_protocol(checkpoint: Checkpoint, path: Path) -> dict[str, Tensor]:
@@ -184,15 +253,16 @@ def to_protocol(checkpoint: Checkpoint, path: Path) -> dict[str, Tensor]:
     state, meta = dict(checkpoint.state), checkpoint.metadata
     if meta["stride"] == "caffe":
         return state
-    mean, std = torch.tensor(meta["mean"]), torch.tensor(meta["std"])
+    mean, std = (torch.tensor(meta[key], dtype=torch.float64) for key in ("mean", "std"))
     weight = state["conv1.weight"]
     if meta["channel_order"] == "BGR":
         mean, std, weight = mean.flip(0), std.flip(0), weight.flip(1)
-    if not torch.allclose(mean, torch.tensor(MEAN), atol=2e-3):
+    # Zeros that pad an image are pixels of the mean colour: no change of the weights makes up for those of another.
+    if not torch.allclose(mean, torch.tensor(MEAN, dtype=torch.float64), rtol=0, atol=1e-4):
         raise CheckpointError(f"checkpoint {path}: pixel mean {meta['mean']}: the protocols subtract ImageNet's")
-    scale = torch.tensor(STD) / std
-    if not torch.allclose(scale, torch.ones(3), atol=1e-3):
-        weight = weight * scale[None, :, None, None]
+    scale = torch.tensor(STD, dtype=torch.float64) / std
+    if not torch.allclose(scale, torch.ones_like(scale), rtol=0, atol=1e-6):
+        weight = (weight.double() * scale[None, :, None, None]).float()
     state["conv1.weight"] = weight.contiguous()
     return state
 
@@ -203,8 +273,7 @@ def style_of(metadata: dict) -> dict:
     The protocols' own, to which `to_protocol` converts. A network with the stride in the 1x1 convolution is another and
     cannot be converted: it runs with its own pixels too, as the papers' supervised rows (MSRA's ResNet-50) did.
     """
-    own = metadata if metadata["stride"] == "caffe" else FOREIGN
-    return {key: own[key] for key in STYLE}
+    return {key: (metadata if metadata["stride"] == "caffe" else PIXELS)[key] for key in PIXELS}
 
 
 def identity(state: dict[str, Tensor], recipe: str | None) -> str:
@@ -248,14 +317,36 @@ def load_into(model: nn.Module, checkpoint: Checkpoint, rules: list[tuple[str, s
 
 
 def export(checkpoint: Checkpoint, path: Path, style: str) -> Path:
-    """Write for others: "torchvision" (a .pth state dict; mmdet and timm read it too) or "detectron2" (.pkl)."""
+    """Write for others, bit for bit; read again, the metadata come back too.
+
+    Args:
+        style: "detectron2" (a .pkl for MODEL.WEIGHTS), "torchvision" (a state dict), "mmdet" and "mmpretrain" (for
+            init_cfg and load_from), "timm" (for checkpoint_path), or "safetensors" (this suite's own).
+    Raises:
+        CheckpointError: no such style.
+    """
+    if style not in STYLES:
+        raise CheckpointError(nearest("style", style, STYLES))
+    if style == "safetensors":
+        return save(path, checkpoint.state, checkpoint.metadata)
+    metadata, state = json.dumps(FOREIGN | checkpoint.metadata, sort_keys=True), checkpoint.state
     with replacing(path) as temporary:
         if style == "torchvision":
-            torch.save(checkpoint.state, temporary)
-        else:
-            names = {_detectron2_name(k): v.numpy() for k, v in checkpoint.state.items() if "num_batches" not in k}
+            plain = OrderedDict(state)
+            vars(plain)["_metadata"] = {KEY: metadata}  # beside modules' versions: no key too many for load_state_dict
+            torch.save(plain, temporary)
+        elif style == "detectron2":
+            # numpy has no bfloat16: float32 holds its values.
+            halves = [n for n, v in state.items() if v.dtype == torch.bfloat16]
+            metadata = json.dumps(FOREIGN | checkpoint.metadata | {BFLOAT16: halves}, sort_keys=True)
+            names = {_detectron2_name(n): (v.float() if n in halves else v).numpy() for n, v in state.items()}
             with open(temporary, "wb") as file:
-                pickle.dump({"model": names, "__author__": "DetCo Bench", "matching_heuristics": True}, file)
+                pickle.dump({"model": names, "__author__": "DetCo Bench", "matching_heuristics": True, KEY: metadata},
+                            file)
+        else:
+            prefix = "backbone." if style == "mmpretrain" else ""
+            more = dict(arch=checkpoint.metadata["arch"]) if style == "timm" else dict(meta={})
+            torch.save({"state_dict": {prefix + n: v for n, v in state.items()}, KEY: metadata} | more, temporary)
     return Path(path)
 
 
@@ -266,23 +357,84 @@ def _detectron2_name(name: str) -> str:
     return name if name.startswith("res") else f"stem.{name}"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Show or convert a checkpoint."""
+def add_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """The options that say how a checkpoint is to be read; `options_of` gathers them for `load`."""
+    parser.add_argument("--encoder", metavar="E",
+                        help="of several in the file: query, momentum, raw, ema, or its prefix (default: the one that "
+                             "the layout's authors evaluate)")
+    parser.add_argument("--channel-order", choices=("RGB", "BGR"),
+                        help="where the file does not say (default: the layout's)")
+    for name, what in (("mean", "subtracted from"), ("std", "that divides")):
+        parser.add_argument(f"--pixel-{name}", nargs=3, type=float, metavar="X",
+                            help=f"{what} pixels, in channel order; of [0, 255] where a number is above 1, else of "
+                                 "[0, 1]")
+    parser.add_argument("--stride", choices=("pytorch", "caffe"), help="in the 3x3 convolution, or in the 1x1")
+    parser.add_argument("--override", action="store_true", help="let these options contradict what the file states")
+
+
+def options_of(arguments: Any) -> dict[str, Any]:
+    """`load`'s keyword arguments from what `add_options` parsed."""
+    return dict(encoder=arguments.encoder, override=arguments.override, channel_order=arguments.channel_order,
+                mean=arguments.pixel_mean, std=arguments.pixel_std, stride=arguments.stride)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Say what a checkpoint is, or convert it. FILE may be a name: torchvision:resnet50, timm:resnet50.a1_in1k,
+    hf:owner/name, or a URL."""
     parser = argparse.ArgumentParser(prog="python -m detco.checkpoint", description=main.__doc__)
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--export", type=Path, metavar="OUT", help="write the backbone to OUT for other projects")
-    parser.add_argument("--style", choices=("torchvision", "detectron2"), default="torchvision")
+    commands = parser.add_subparsers(dest="command", required=True)
+    shown = commands.add_parser("inspect", help="layout, arch, pixels, hash, finite or not, dead channels, norms")
+    written = commands.add_parser("convert", help="write a backbone for another project, bit for bit")
+    for command in (shown, written):
+        command.add_argument("file", metavar="FILE")
+        add_options(command)
+    written.add_argument("out", type=Path, metavar="OUT")
+    written.add_argument("--to", required=True, metavar="STYLE", help=", ".join(STYLES))
     arguments = parser.parse_args(argv)
     try:
-        checkpoint = load(arguments.file)
-        print(json.dumps(checkpoint.metadata, indent=1))
-        print(f"{len(checkpoint.state)} tensors of the backbone, {len(checkpoint.ignored)} others left aside")
-        if arguments.export:
-            print(f"written: {export(checkpoint, arguments.export, arguments.style)}")
-    except (CheckpointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        if arguments.command == "inspect":
+            _show(arguments.file, inspect(arguments.file, **options_of(arguments)))
+        else:
+            _convert(arguments)
+    except UserError as error:
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {printable(str(arguments.file))}: {printable(str(error))}", file=sys.stderr)
         return 2
     return 0
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    if arguments.to not in STYLES:
+        raise CheckpointError(nearest("style", arguments.to, STYLES))
+    source = Path(arguments.file)
+    if source.exists() and arguments.out.exists() and source.samefile(arguments.out):
+        raise CheckpointError(f"checkpoint {source}: it would be written onto itself; give another OUT")
+    if arguments.out.is_dir():
+        raise CheckpointError(f"{arguments.out}: a folder; give a file")
+    checkpoint = load(arguments.file, **options_of(arguments))
+    print(f"read: {checkpoint.described()}")
+    print(f"{len(checkpoint.state)} tensors of the backbone, {len(checkpoint.ignored)} others left aside")
+    print(f"written: {printable(str(export(checkpoint, arguments.out, arguments.to)))}")
+
+
+def _show(file: str, found: dict[str, Any]) -> None:
+    print(printable(f"{file}: {Checkpoint({}, found['metadata'], {}, found['assumed']).described()}"))
+    lines = dict(
+        hash=found["hash"],
+        tensors=f"{found['tensors']} of {', '.join(found['types'])}, {found['parameters']:,} parameters; "
+                f"{found['ignored']} others left aside",
+        finite="yes" if not found["not_finite"] else f"no: {several(found['not_finite'], 'tensor')}",
+        variances="0 or above" if not found["negative_variance"]
+                  else f"negative in {several(found['negative_variance'], 'tensor')}",
+        dead=", ".join(f"{count} in {name}" for name, count in found["dead"].items()) or "no channel",
+        norms=", ".join(f"{stage} {value:.4g}" for stage, value in found["norms"].items()))
+    for name, line in lines.items():
+        print(printable(f"  {name:<10} {line}"))
+    for name, value in found["metadata"].items():
+        if name not in PIXELS and value is not None:
+            print(printable(f"  {name:<10} {json.dumps(value)}"))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def test_a_row_of_ones_own_needs_no_pretraining(tmp_path):
     first, rows = sweep.jobs(*planned(tmp_path, "--checkpoint", tmp_path / "a.pth", "--name", "mine", "--task", "knn"))
     command, needs = rows["mine-knn-s0"]
     job = request_of(command)
-    assert not first and needs is None and job.checkpoint == tmp_path / "a.pth" and not job.methods
+    assert not first and needs is None and job.checkpoint == str(tmp_path / "a.pth") and not job.methods
 
 
 def test_a_job_leaves_its_output_in_a_log_and_tells_why_it_failed(tmp_path):
