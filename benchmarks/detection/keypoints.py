@@ -83,7 +83,7 @@ class PackKeypointInputs(PackDetInputs):
         left = results["gt_instances_ids"]
         if len(left) != len(results["gt_bboxes"]):
             raise UserError(f"{results['img_path']}: {len(left)} instances, {len(results['gt_bboxes'])} boxes; "
-                             "take out the transform that drops boxes alone")
+                            "take out the transform that drops boxes alone")
         matrix = results.get("homography_matrix", np.eye(3, dtype=np.float32))
         results["gt_keypoints"] = moved(results["gt_keypoints"][left], matrix, results["img_shape"])
         return super().transform(results)

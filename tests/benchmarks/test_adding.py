@@ -62,6 +62,8 @@ _base_ = ["./coco_retinanet_fpn.py"]
 task = dict(name="coco_retinanet_strict", version=1)
 model = dict(train_cfg=dict(assigner=dict(pos_iou_thr=0.6)))
 '''
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A copy of the configs in the place of the suite's, a folder to import from, and few synthetic images."""

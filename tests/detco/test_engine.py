@@ -282,7 +282,6 @@ def test_the_fused_optimiser_on_channels_last_weights_takes_sgds_steps(pool, tmp
     assert len(steps) == 4  # from the second on with momentum
 
 
-
 def test_a_batch_in_parts_takes_one_step_and_draws_as_ranks_do(pool, built, tmp_path, monkeypatch):
     """Without batch norm's statistics, parts of one process are ranks of several: one step, the mean gradient."""
     settings = make_config("moco_v2", **{"schedule.epochs": 0.3})

@@ -215,7 +215,7 @@ def test_hidden_layers_of_local_projectors_are_as_wide_as_asked():
     for local_hidden in (1, 9):
         projectors = detco(local_hidden=local_hidden).encoder.projectors
         assert [projectors[f"local_{level}"][0].out_features for level in ("c2", "c5")] == [64 * local_hidden,
-                                                                                           512 * local_hidden]
+                                                                                            512 * local_hidden]
         assert projectors["global_c5"][0].out_features == 512
 
 
