@@ -215,8 +215,9 @@ def report(plan: Plan, records: list[dict]) -> None:
     options, results, shown = plan.options, plan.folders.results, records
     if options.filed:
         key = [records[0][k] for k in ("scale", "task", "task_version", "schedule")]
-        shown = [r for r in record.read_all(results)
-                 if [r[k] for k in ("scale", "task", "task_version", "schedule")] == key]
+        filed = [r for r in record.read_all(results)
+                 if [r[k] for k in ("scale", "task", "task_version", "schedule")] == key] if results.is_dir() else []
+        shown = filed or records  # none filed: the board holds rows of another version alone
     new = {r["method"] for r in records}
     log("\n" + tables.format_rows(shown, highlight=new.pop() if len(new) == 1 else None))
     if options.compare:

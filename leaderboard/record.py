@@ -221,7 +221,7 @@ def _compared(path: Path, record: Record, known: Record, runs: list[Record]) -> 
     metric = record["main_metric"]
     score, stored = record["metrics"][metric], known["metrics"].get(metric)
     over = summarise(row["metrics"].get(metric) for row in runs)
-    notes = [f"its {part} differs: {known[field]} != {record[field]}" for field, part in (
+    notes = [f"its {part} differs: {str(known[field])[:12]} != {str(record[field])[:12]}" for field, part in (
         ("task_version", "version"), ("protocol_fingerprint", "protocol"), ("data_fingerprint", "data"))
         if known[field] != record[field]]
     if recipe_of(known) != recipe_of(record):
