@@ -10,7 +10,10 @@ task = dict(
            "extract_info/voc07.py. They are OpenSelfSup's, whose model zoo has the column's MoCo v1 (79.18) and, until "
            "September 2020, its MoCo v2 (84.05), both of feat5. Behind them stands Goyal et al. (arXiv 1905.01235), "
            "fair_self_supervision_benchmark, whose example takes seven costs more, 10^-7 to 10^-1",
-    differences=[])
+    differences=[
+        "Features are kept as float16 and, on a GPU, computed in bfloat16; the published ones are float32. The effect "
+        "has not been measured.",
+        "The machines' random order comes from the row's seed; the published tools seed nothing."])
 data = dict(source='voc07_labels', resize=256, squeeze=224)
 features = dict(grid=2)  # feat5: averages of 6 x 6 of the 7 x 7 cells, 8192 numbers of a ResNet-50
 svm = dict(

@@ -34,7 +34,7 @@ def test_the_usual_style_changes_nothing_and_another_every_stage(task):
 
 def test_a_detectors_features_are_the_checkpoints(tmp_path):
     """C4 and, of RoIs, C5: the strides of mmdetection's stages, on the pixels that its preprocessor makes."""
-    from benchmarks.detection import modules  # noqa: F401, I001 - before mmdet, and registers itself
+    from benchmarks.detection import anchors, modules  # noqa: F401, I001 - before mmdet, and register themselves
 
     from mmdet.registry import MODELS
     from mmengine.config import ConfigDict
