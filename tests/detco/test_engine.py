@@ -567,7 +567,7 @@ def photos(tmp_path):
     return make
 
 
-FOLDER = {"schedule.batch": 4, "schedule.epochs": 1}
+FOLDER = {"schedule.batch": 4, "schedule.epochs": 1, "method.bn_splits": 2}
 
 
 def test_a_folder_of_images_trains_alike_with_any_number_of_workers(photos, tmp_path):
