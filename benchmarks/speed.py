@@ -79,6 +79,8 @@ def _lacking(part: str, device: str) -> str:
 
     if part == "lightly" and importlib.util.find_spec("lightly") is None:
         return "lightly is not installed: pip install lightly"
+    if part == "few_pixels" and device != "cpu":
+        return "it is about the CPU: give --device cpu"
     if part == "loop" and device != get_device():
         return f"the engine runs on {get_device()}: leave --device out"
     return ""

@@ -4,6 +4,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
+from detco.convolution import few_pixels
 from detco.errors import UserError
 
 LEVELS = ("c2", "c3", "c4", "c5")
@@ -60,6 +61,7 @@ class ResNetLevels(nn.Module):
         for block in self.modules():
             if stride == "caffe" and isinstance(block, Bottleneck):
                 block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+        few_pixels(self)
         self.arch = arch
         self.channels = {level: net.fc.in_features >> (3 - i) for i, level in enumerate(LEVELS)}
 

@@ -144,6 +144,30 @@ def lightly(settings: Settings) -> list[dict]:
                    method, views, settings)
 
 
+def few_pixels(settings: Settings) -> list[dict]:
+    """Convolutions over maps of a few pixels, forward and backward on the CPU: matrix products, and torch's"""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    from detco import convolution
+
+    rows = []
+    # Of ResNet-18 on 128 images of 64 pixels and on their nine patches of 18.
+    for count, inputs, outputs, size, stride in ((128, 256, 512, 4, 2), (128, 512, 512, 2, 1), (1152, 256, 256, 2, 1),
+                                                 (1152, 256, 512, 2, 2), (1152, 512, 512, 1, 1)):
+        layer = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False).to(memory_format=torch.channels_last)
+        convolution.few_pixels(layer)
+        images = torch.randn(count, inputs, size, size).to(memory_format=torch.channels_last).requires_grad_()
+        grad = torch.randn_like(layer(images))
+        sides = {name: partial(lambda f, images, grad: f(images).backward(grad), function, images, grad)
+                 for name, function in (("ours", layer), ("other", partial(
+                     F.conv2d, weight=layer.weight, stride=stride, padding=1)))}
+        rows.append(compared(f"{count} maps of {size} x {size}, {inputs} to {outputs} channels, stride {stride}",
+                             interleaved(sides, settings), "ours", "other"))
+    return rows
+
+
 def memory(settings: Settings) -> list[dict]:
     """Memory of eight banks and their losses, forward and backward, above everything else, at batch 256"""
     import torch
@@ -262,4 +286,5 @@ def scaling(settings: Settings) -> list[dict]:
     return rows
 
 
-PARTS = {part.__name__: part for part in (step, loop, encoder, remains, plain, lightly, memory, loader, scaling)}
+PARTS = {part.__name__: part for part in (
+    step, loop, encoder, remains, plain, lightly, few_pixels, memory, loader, scaling)}
