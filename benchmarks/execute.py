@@ -51,8 +51,9 @@ def execute(plan: Plan) -> int:
         if step.source != "imagenet":  # looked at before hours go into what comes first
             first_on_main(partial(coco_data, step, plan.data, plan.folders.data_root, dist.is_main_process()))
     pool = first_on_main(lambda: load_pool(plan.data, plan.folders.data_root)) if plan.pretrainings else None
+    asked = first_on_main(lambda: load_pool(plan.data, plan.folders.data_root, "val")) if plan.watched else None
     ready = [_own(plan.foreign, plan.folders.work_dir)] if plan.foreign else \
-        [pretrained(p, pool, plan.scale, plan.folders.work_dir, plan.options) for p in plan.pretrainings]
+        [pretrained(p, pool, asked, plan.scale, plan.folders.work_dir, plan.options) for p in plan.pretrainings]
     if not plan.transfers:
         for checkpoint in ready:
             _log(f"{checkpoint.row}: {checkpoint.path}")
@@ -146,14 +147,16 @@ def data_for(step: Transfer, scale: str, data_root: Path) -> CocoData | Pools:
     return data
 
 
-def pretrained(pretraining: Pretraining, pool: Pool, scale: str, work_dir: Path, options: Options) -> Ready:
-    """The checkpoint of a method, pretrained unless it is cached."""
+def pretrained(pretraining: Pretraining, pool: Pool, asked: Pool | None, scale: str, work_dir: Path,
+               options: Options) -> Ready:
+    """The checkpoint of a method, pretrained unless it is cached; watched by k-NN of the pool on the images `asked`
+    where its recipe says so."""
     if pretraining.images:
         pool = pool.limit(pretraining.images)
     recipe, seed = pretraining.recipe, pretraining.seed
     identity = engine.identity(recipe, pool.fingerprint, seed)
     path = engine.pretrain(recipe, pool, work_dir / "pretrain" / scale / f"{pretraining.row}-p{seed}-{identity[:12]}",
-                           seed, options.resume, options.tensorboard)
+                           seed, options.resume, options.tensorboard, asked and (pool, asked))
     return _ready(pretraining.row, seed, path)
 
 

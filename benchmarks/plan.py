@@ -129,6 +129,11 @@ class Plan:
         return (self.foreign,) if self.foreign else self.pretrainings
 
     @property
+    def watched(self) -> bool:
+        """Whether some pretraining is watched by k-NN."""
+        return any(p.steps and p.recipe.get("monitor") for p in self.pretrainings)
+
+    @property
     def rows(self) -> int:
         return len(self.checkpoints) * len(self.transfers) * len(self.seeds)
 
@@ -173,7 +178,7 @@ def require_data(plan: Plan) -> None:
     """Raise DataError where data of the plan is plainly not there."""
     needed = dict.fromkeys(transfer.source for transfer in plan.transfers)
     if plan.pretrainings:
-        needed |= {"pool": None}
+        needed |= {"imagenet" if plan.watched else "pool": None}
     for source in needed:
         sources.require(plan.data, source, plan.folders.data_root)
 

@@ -29,9 +29,11 @@ from detco.distributed import check_splits, splits_here
 from detco.errors import UserError, nearest
 from detco.files import replacing
 from detco.method import Method
-from detco.monitor import KnnMonitor
+from detco.monitor import KnnMonitor, measured
 from detco.pool import FolderPool, MemoryPool, PoolError, decode
 from detco.runner import Runner, quiet, states_of
+
+MONITOR = "monitor.jsonl"
 
 
 def check_shares(batch: int, processes: int, parts: int) -> None:
@@ -326,7 +328,8 @@ def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: 
         seed: of weights, order and augmentation.
         resume: go on from the newest state there; otherwise start over.
         tensorboard: write TensorBoard's event files too.
-        monitor: the labelled pools that vote and are asked, for `config["monitor"]`; weights do not depend on it.
+        monitor: the labelled pools that vote and are asked, for `config["monitor"]`; weights do not depend on it. The
+            checkpoint's metadata hold what it measured.
     Returns:
         the checkpoint's path.
     Raises:
@@ -358,11 +361,12 @@ def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: 
             seconds = _train(method, pool, config, steps, work_dir, seed, resume, tensorboard, monitor)
     if dist.is_main_process():
         seen = steps * config["schedule"]["batch"]
+        budget = dict(images=seen, encoder_pixels=seen * method.pixels_per_image,
+                      device_hours=seconds * dist.get_world_size() / 3600)
         checkpoint.save(final, method.backbone().state_dict(), dict(
             arch=method.backbone().arch, method=config["name"], pool=pool.fingerprint, seed=seed,
             recipe=recipe_hash(config), recipe_config=recipe(config), config=identity(config, pool.fingerprint, seed),
-            budget=dict(images=seen, encoder_pixels=seen * method.pixels_per_image,
-                        device_hours=seconds * dist.get_world_size() / 3600)) | method.metadata)
+            budget=budget, monitor=measured(work_dir / MONITOR)) | method.metadata)
         for state in work_dir.glob("iter_*.pth"):  # the run is finished: nothing will resume from these
             state.unlink()
     dist.barrier()
@@ -392,7 +396,7 @@ def _train(method, pool, config, steps, work_dir, seed, resume, tensorboard, mon
     runner = runner_of(method, pool, config, steps, work_dir, seed, f"pretrain {config['name']}", resume,
                        tensorboard)
     if config.get("monitor") and monitor:
-        path, batch = work_dir / "monitor.jsonl", config["schedule"]["batch"]
+        path, batch = work_dir / MONITOR, config["schedule"]["batch"]
         runner.register_hook(KnnMonitor(path, monitor, batch, len(pool) / batch, **config["monitor"]))
     with torch.backends.cudnn.flags(enabled=True, benchmark=True):  # every step has the same sizes; detectors' have not
         runner.train()

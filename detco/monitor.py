@@ -56,6 +56,11 @@ def knn(train: Tensor, labels: Tensor, tested: Tensor, truth: Tensor, k: int, te
     return 100 * hits / len(truth)
 
 
+def measured(path: Path) -> list[dict]:
+    """The lines that a monitor wrote; none where there was none."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
 class KnnMonitor(Hook):
     """Writes `monitor.jsonl` at every `knn_every`-th epoch's end and at the run's: a line with step, epoch, images,
     encoder_pixels and knn, percent by level. A resumed run goes on with it; lines of steps it takes again are dropped.
@@ -84,9 +89,9 @@ class KnnMonitor(Hook):
 
     def before_train(self, runner):
         if dist.is_main_process() and self.path.is_file():
-            lines = [line for line in self.path.read_text().splitlines() if json.loads(line)["step"] <= runner.iter]
+            lines = [line for line in measured(self.path) if line["step"] <= runner.iter]
             with replacing(self.path) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in lines))
+                temporary.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         step = runner.iter + 1

@@ -24,6 +24,7 @@ schedule = dict(epochs=200, batch=256, policy="cosine")  # MoCo v2
 amp = True  # networks in bfloat16 on CUDA; the loss stays float32
 workers = 12
 max_broken = 0.02  # of the images, that may fail to decode
+monitor = None  # or dict(knn_every=epochs, resize=pixels, crop=pixels): k-NN by level on the way
 
 scales = dict(
     mini={"optimizer.lr": 0.01},  # a sixth of MoCo v2's: twelve terms make the loss 6.6 times as large

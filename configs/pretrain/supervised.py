@@ -9,6 +9,7 @@ schedule = dict(epochs=90, batch=256, policy="step", milestones=(30, 60))
 amp = True  # networks in bfloat16 on CUDA; the loss stays float32
 workers = 12
 max_broken = 0.02  # of the images, that may fail to decode
+monitor = None  # or dict(knn_every=epochs, resize=pixels, crop=pixels): k-NN by level on the way
 
 scales = dict(
     mini={"method.global_view.area": (0.2, 1.0), "optimizer.lr": 0.01},
