@@ -1,6 +1,6 @@
 """What is generated from the configs: docs/tasks, a page a task, with the paper's figures; leaderboard/recipes.json,
-scale -> method -> hash of its pretraining recipe, by which the leaderboard tells today's rows; and README's table, from
-the filed rows.
+scale -> method -> hash of its pretraining recipe, by which the leaderboard tells today's rows; README's table and
+docs/evidence.md, from the filed rows; docs/pilots.md, from the pilots' figures.
 
     python -m benchmarks.pages           write them
     python -m benchmarks.pages --check   exit with 1 when one is stale
@@ -12,11 +12,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks import evidence, pilots
 from benchmarks.data.sources import CLASS_COUNTS, SOURCES
 from benchmarks.recipe import load_scale, resolve_recipe, scale_names
 from benchmarks.task import defined_at, load_task, resolve, source_of, task_names, without_prose
 from detco import config
 from detco.files import replacing
+from leaderboard.checks import Record
 from leaderboard.published import published_tables
 from leaderboard.record import read_all
 from leaderboard.tables import format_comparison, format_rows, render
@@ -142,9 +144,9 @@ def recipes() -> str:
     return json.dumps(hashes, indent=1) + "\n"
 
 
-def readme() -> str:
+def readme(records: list[Record]) -> str:
     """README with its table of filed rows written anew."""
-    rows = [row for row in read_all(RESULTS) if all(row[k] == v for k, v in SHOWN.items())]
+    rows = [row for row in records if all(row[k] == v for k, v in SHOWN.items())]
     newest = max((row["task_version"] for row in rows), default=0)
     rows = [row for row in rows if row["task_version"] == newest]
     table = f"```text\n{format_rows(rows)}\n\n{format_comparison(rows, 'random_init')}\n```\n" if rows else ""
@@ -157,12 +159,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 when something is stale")
     check = parser.parse_args(argv).check
     pages = {PAGES / f"{name}.md": page(name) for name in task_names()}
-    pages |= {RECIPES: recipes(), README: readme()}
+    records = read_all(RESULTS)
+    pages |= {RECIPES: recipes(), README: readme(records), PAGES.parent / "pilots.md": pilots.page(),
+              PAGES.parent / "evidence.md": evidence.page(records)}
     stale = [path for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     stale += set(PAGES.glob("*.md")) - set(pages)
     if check and stale:
         print(f"stale: {', '.join(path.name for path in stale)}; run `python -m benchmarks.pages`", file=sys.stderr)
         return 1
+    if not check:
+        evidence.plot(records, PAGES.parent / "evidence")
     for path in [] if check else stale:
         _write(path, pages.get(path))
     return 0

@@ -89,11 +89,16 @@ def paired_difference(rows_a: Sequence[dict], rows_b: Sequence[dict], metric: st
     a, b = scores(rows_a, metric, known), scores(rows_b, metric, known)
     paired = {run: x - y for run in a.keys() & b.keys() if (x := a[run]) is not None and (y := b[run]) is not None}
     difference = summarise(paired.values())
-    half = _t975(difference.n - 1) * difference.se if difference.n > 1 else math.nan
+    half = mean_half_width(difference)
     left = (a.keys() | b.keys()) - paired.keys()
     unpaired = tuple(sorted(left, key=lambda run: [-1 if seed is None else seed for seed in run]))
     mean = difference.mean
     return PairedDifference(mean, difference.se, mean - half, mean + half, difference.n, unpaired)
+
+
+def mean_half_width(over: Summary) -> float:
+    """Half of the two-sided 95 % t interval of the mean of `over`; NaN for one value."""
+    return _t975(over.n - 1) * over.se if over.n > 1 else math.nan
 
 
 def prediction_half_width(over: Summary) -> float:

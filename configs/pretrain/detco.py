@@ -28,5 +28,5 @@ monitor = None  # or dict(knn_every=epochs, resize=pixels, crop=pixels): k-NN by
 
 scales = dict(
     mini={"optimizer.lr": 0.01},  # a sixth of MoCo v2's: twelve terms make the loss 6.6 times as large
-    small={"optimizer.lr": 0.06},  # MoCo v2's there
+    small={"optimizer.lr": 0.012},  # by pilots (docs/pilots.md)
 )

@@ -19,5 +19,4 @@ monitor = None  # or dict(knn_every=epochs, resize=pixels, crop=pixels): k-NN by
 
 scales = dict(
     mini={"optimizer.lr": 0.06},
-    small={"optimizer.lr": 0.06},  # as lightly's CIFAR and Imagenette benchmarks, batch 256
 )

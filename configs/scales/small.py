@@ -12,8 +12,13 @@ pretrain = [
         'method.local_view.patch': 18,
         'method.local_view.blur_sigma': (0.1, 0.57),
     }),
+    # Chosen by pilots (docs/pilots.md). A run of 1,480 steps needs a quick momentum encoder, and that needs a bank of
+    # two steps: the keys of many are told apart by their age alone.
     ('method.bank_size', {
-        'method.bank_size': 1024,
+        'method.bank_size': 256,
+        'method.momentum': 0.99,
+        'method.temperature': 0.1,
+        'method.statistics': 'global',  # those left by training cost k-NN of C5 up to three points
         'optimizer.weight_decay': 5e-4,
     }),
     ('optimizer', {

@@ -270,7 +270,8 @@ def test_changes_come_last_and_are_held_against_the_scale():
 def test_recipes_are_generated_and_a_stale_file_is_found(configs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pages, "RECIPES", tmp_path / "recipes.json")
     monkeypatch.setattr(pages, "task_names", list)
-    monkeypatch.setattr(pages, "PAGES", tmp_path)
+    monkeypatch.setattr(pages, "PAGES", tmp_path / "tasks")
+    (tmp_path / "tasks").mkdir()
     assert pages.main(["--check"]) == 1 and "recipes.json" in capsys.readouterr().err
     assert pages.main([]) == 0 and pages.main(["--check"]) == 0
     stored = json.loads((tmp_path / "recipes.json").read_text())

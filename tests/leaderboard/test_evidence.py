@@ -1,0 +1,67 @@
+"""The page of evidence: what it says is what the records say."""
+import re
+
+import pytest
+
+from benchmarks import evidence
+from leaderboard.statistics import paired_difference
+
+
+def curve(top):
+    return [{"step": 74 * e, "epoch": e, "images": 9469 * e, "encoder_pixels": 10**8 * e,
+             "knn": {f"c{i}": top + i + e for i in range(2, 6)}} for e in (1, 2)]
+
+
+@pytest.fixture
+def rows(make, recipe):
+    """Two tasks; DetCo and MoCo v2 from two pretrainings and two transfers each, MoCo v2 in another length too."""
+    longer = recipe("moco_v2")
+    longer["config"] = {**longer["config"], "schedule": {"epochs": 7, "batch": 32}}
+    made = [make(method, seed, pretrained, scale="small", schedule="small", task=task)
+            for task in ("coco_maskrcnn_c4", "coco_maskrcnn_fpn") for method in ("detco", "moco_v2")
+            for pretrained in (0, 1) for seed in (0, 1)]
+    made += [make("moco_v2+0a1b2c3d", seed, scale="small", schedule="small", recipe=longer) for seed in (0, 1)]
+    for row in made:
+        row["metrics"]["bbox_AP"] += 0.1 * row["seed"] * (row["method"] == "detco")
+        row["checkpoint"]["metadata"]["monitor"] = curve(40 if row["method"] == "detco" else 30)
+    return [*made, make("detco")]  # and one of another scale
+
+
+def test_sentences_give_the_differences_and_their_intervals(rows):
+    text = evidence.page(rows)
+    mine = [[r for r in rows if r["method"] == m and r["scale"] == "small" and r["task"] == "coco_maskrcnn_c4"]
+            for m in ("detco", "moco_v2")]
+    over = paired_difference(*mine, "bbox_AP")
+    assert over.n == 4 and over.clear
+    said = rf"at equal epochs: coco_maskrcnn_c4 \+{over.mean:.1f} \[\+{over.low:.1f}, \+{over.high:.1f}\] \(clear\)"
+    assert re.search(said, text.replace("\\", ""))
+    assert "18 rows are filed, of 2 tasks and 3 recipes" in text and "from 2 pretraining seeds each" in text
+    assert re.search(r"at equal encoder pixels: coco_maskrcnn_c4 [^;]*\.", text)
+    assert "against random initialisation: not measured yet" in text
+
+
+def test_a_changed_recipe_is_shown_by_what_it_changes(rows):
+    own = [row for row in rows if row["scale"] == "small"]
+    assert evidence.labels(own)["moco_v2+0a1b2c3d"] == "moco_v2, schedule.epochs 7"
+    assert evidence.labels(own)["detco"] == "detco"
+
+
+def test_a_board_without_rows_of_the_scale_says_so(make):
+    assert "No row of this scale has been filed yet." in evidence.page([make("detco")])
+
+
+def test_moco_v2_takes_detcos_pixels_in_as_many_epochs():
+    from benchmarks.recipe import load_scale, resolve_recipe
+    from detco import engine
+
+    recipes = [resolve_recipe(name, load_scale("small")) for name in ("detco", "moco_v2")]
+    pixels = [engine.build(recipe, 10).pixels_per_image for recipe in recipes]
+    assert evidence.equal_epochs() * pixels[1] == pytest.approx(recipes[0]["schedule"]["epochs"] * pixels[0])
+
+
+def test_pictures_are_the_same_bytes_each_time(rows, tmp_path):
+    for name in "ab":
+        evidence.plot(rows, tmp_path / name)
+    drawn = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in "ab"]
+    assert drawn[0] == drawn[1] and set(drawn[0]) == {f"{evidence.CURVES}.svg", f"{evidence.COST}.svg"}
+    assert all(f"evidence/{name}" in evidence.page(rows) for name in drawn[0])
