@@ -15,7 +15,6 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, LOOPS
-from mmengine.runner import IterBasedTrainLoop
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import DataLoader
@@ -31,7 +30,7 @@ from detco.files import replacing
 from detco.method import Method
 from detco.monitor import KnnMonitor, measured
 from detco.pool import FolderPool, MemoryPool, PoolError, decode
-from detco.runner import Runner, quiet, states_of
+from detco.runner import Runner, StreamLoop, quiet, states_of
 
 MONITOR = "monitor.jsonl"
 
@@ -89,8 +88,8 @@ def parts_of(batch: dict, count: int) -> list[dict]:
 
 
 @LOOPS.register_module()
-class StreamLoop(IterBasedTrainLoop):
-    """mmengine's iteration loop, which on resume moves the stream instead of replaying it.
+class PretrainLoop(StreamLoop):
+    """Steps over a `Stream`.
 
     Args:
         seed: what a step draws depends on (seed, step, rank) alone.
@@ -103,19 +102,10 @@ class StreamLoop(IterBasedTrainLoop):
         self.seed, self.accumulation = seed, accumulation
 
     def run(self):
-        self.dataloader.batch_sampler.start = self._iter
-        self.dataloader_iterator = iter(self.dataloader)
         # mmengine counts parts: from here on as many as were taken before the run was resumed.
         self.runner.optim_wrapper.initialize_count_status(
             self.runner.model, self._iter * self.accumulation, self._max_iters * self.accumulation)
-        self.runner.call_hook("before_train")
-        self.runner.call_hook("before_train_epoch")
-        while self._iter < self._max_iters:
-            self.runner.model.train()
-            self.run_iter(next(self.dataloader_iterator))
-        self.runner.call_hook("after_train_epoch")
-        self.runner.call_hook("after_train")
-        return self.runner.model
+        return super().run()
 
     def run_iter(self, data_batch):
         self.runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=data_batch)
@@ -440,7 +430,7 @@ def runner_of(method: Method, pool: MemoryPool | FolderPool, config: dict, steps
     backends = [dict(type="LocalVisBackend")] + [dict(type="TensorboardVisBackend")] * tensorboard
     return Runner(
         model=model, work_dir=str(work_dir), train_dataloader=loader,
-        train_cfg=dict(type="StreamLoop", max_iters=steps, seed=seed, accumulation=accumulation),
+        train_cfg=dict(type="PretrainLoop", max_iters=steps, seed=seed, accumulation=accumulation),
         optim_wrapper=OptimWrapper(build_optimizer(method.to(device), config["optimizer"]), accumulation),
         param_scheduler=_schedulers(schedule, steps),
         default_hooks=dict(

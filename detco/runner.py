@@ -13,7 +13,7 @@ import torch
 from mmengine.dist import broadcast_object_list, get_world_size, is_distributed, is_main_process, master_only
 from mmengine.hooks import Hook, RuntimeInfoHook
 from mmengine.registry import HOOKS
-from mmengine.runner import CheckpointLoader
+from mmengine.runner import CheckpointLoader, IterBasedTrainLoop
 from mmengine.runner import Runner as _Runner
 from rich.progress import TextColumn
 
@@ -125,6 +125,25 @@ class Runner(_Runner):
         """The error that ends a run whose numbers are no longer finite."""
         last = next(iter(states_of(self.work_dir)), "none")
         return DivergedError(f"{self.label}: {what}; the last good state is {last}")
+
+
+class StreamLoop(IterBasedTrainLoop):
+    """mmengine's iteration loop, which on resume moves the batches (`batch_sampler.start`) instead of replaying them,
+    and evaluates, where it shall, after the last."""
+
+    def run(self):
+        self.dataloader.batch_sampler.start = self._iter
+        self.dataloader_iterator = iter(self.dataloader)
+        self.runner.call_hook("before_train")
+        self.runner.call_hook("before_train_epoch")
+        while self._iter < self._max_iters:
+            self.runner.model.train()
+            self.run_iter(next(self.dataloader_iterator))
+            if self.runner.val_loop is not None and self._iter == self._max_iters:
+                self.runner.val_loop.run()
+        self.runner.call_hook("after_train_epoch")
+        self.runner.call_hook("after_train")
+        return self.runner.model
 
 
 @contextlib.contextmanager

@@ -1,18 +1,18 @@
 """Precise BN: population statistics re-estimated over training batches before a detector is evaluated."""
 from collections.abc import Iterable
 from contextlib import nullcontext
-from itertools import islice
+from itertools import count, islice
 
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner, set_random_seed
+from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader
 
+from benchmarks.detection.stream import seed_all, stream
 from detco.errors import UserError
 
 
@@ -99,23 +99,15 @@ class PreciseBNHook(Hook):
     def run(self, runner: Runner) -> None:
         """Re-estimate the statistics of `runner.model` now."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        set_random_seed(self.seed, diff_rank_seed=True)
-        batches = _fresh_loader(runner.train_dataloader, self.seed)
         wrapper = getattr(runner, "optim_wrapper", None)  # brings the training's autocast
+        number = count()
+
+        def forward(batch: dict) -> None:
+            seed_all(self.seed, "precise BN", next(number))
+            model(**model.data_preprocessor(batch, training=True), mode="loss")
+
         model.train()
+        batches = stream(runner.train_dataloader, self.seed)
         with wrapper.optim_context(model) if wrapper else nullcontext():
-            used = update_bn_stats(model, batches, lambda batch: model(
-                **model.data_preprocessor(batch, training=True), mode="loss"), self.iterations, self.parts)
+            used = update_bn_stats(model, batches, forward, self.iterations, self.parts)
         runner.logger.info(f"precise BN: statistics re-estimated over {used} iterations")
-
-
-def _fresh_loader(loader: DataLoader, seed: int) -> DataLoader:
-    """A loader like the one given that starts from `seed`, wherever that one stands.
-
-    Iterating the given one a second time would hang: mmdet's AspectRatioBatchSampler keeps its half-full groups.
-    """
-    groups = loader.batch_sampler
-    sampler = type(groups.sampler)(loader.dataset, seed=seed)
-    groups = type(groups)(sampler, groups.batch_size, drop_last=False)
-    return DataLoader(loader.dataset, batch_sampler=groups, num_workers=loader.num_workers,
-                      collate_fn=loader.collate_fn, worker_init_fn=loader.worker_init_fn)

@@ -8,7 +8,8 @@ from mmengine.runner import ValLoop
 from benchmarks.data.coco import CocoData
 from benchmarks.detection import (
     cityscapes_metric,
-    precise_bn,  # noqa: F401 - registers itself
+    precise_bn,  # noqa: F401 - register themselves
+    stream,  # noqa: F401
 )
 from benchmarks.detection.evaluate import detections_of, score
 from benchmarks.job import Job
@@ -125,18 +126,18 @@ def runner_config(protocol: Protocol, data: CocoData, seed: int, workers: int, w
     return dict(
         model=_model(config["model"], schedule.get("frozen", False), parts, world_size > 1),
         train_dataloader=dict(batch_size=per_process // parts, **loader, dataset=dataset | train,
-                              sampler=dict(type="InfiniteSampler", shuffle=True, seed=seed),
+                              sampler=dict(type="InfiniteSampler"),  # SeededLoop draws anew from one
                               batch_sampler=config["data"]["batch_sampler"]),
         val_dataloader=dict(batch_size=1, **loader, dataset=dataset | val, drop_last=False,
                             sampler=dict(type="DefaultSampler", shuffle=False)),
         val_evaluator=config["evaluator"] | dict(format_only=True, ann_file=str(data.val_annotations)),
-        train_cfg=dict(type="IterBasedTrainLoop", max_iters=iterations * parts, val_interval=iterations * parts),
+        train_cfg=dict(type="SeededLoop", max_iters=iterations * parts, seed=seed),
         val_cfg=dict(type="WitnessedValLoop"),
         optim_wrapper=dict(type="OptimWrapper", accumulative_counts=parts) | config["optimizer"],
         param_scheduler=[*rates, dict(type="MultiStepLR", by_epoch=False, gamma=config["lr_decay"],
                                       milestones=schedule["milestones"])],
         default_hooks=dict(
-            param_scheduler=dict(type="IterationSchedulerHook", parts=parts),
+            param_scheduler=dict(type="IterationSchedulerHook", parts=parts), sampler_seed=None,  # SeededLoop seeds
             logger=dict(type="LoggerHook", interval=min(20, iterations * parts)),
             # Whole iterations: the gradients of parts are not in a state.
             checkpoint=dict(type="CheckpointHook", by_epoch=False, max_keep_ckpts=2,

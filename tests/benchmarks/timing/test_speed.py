@@ -139,8 +139,8 @@ def test_what_remains_is_what_the_bare_encoder_does_not_do(tmp_path, monkeypatch
 
 
 def test_the_engines_own_step_is_timed_beside_one_by_hand(tmp_path, monkeypatch):
-    calls, run_iter = [], engine.StreamLoop.run_iter
-    monkeypatch.setattr(engine.StreamLoop, "run_iter", lambda self, *a: calls.append(1) or run_iter(self, *a))
+    calls, run_iter = [], engine.PretrainLoop.run_iter
+    monkeypatch.setattr(engine.PretrainLoop, "run_iter", lambda self, *a: calls.append(1) or run_iter(self, *a))
     [row] = figures_of(tmp_path, monkeypatch, "loop")["loop"]["rows"]
     assert row["ours"] > 0 and row["other"] > 0 and len(calls) >= 4 and not parts.CONSOLE.quiet
 
