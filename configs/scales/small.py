@@ -35,10 +35,10 @@ tasks = [
         'data.test_short_side': 160,
         'data.test_max_side': 256,
         'data.total_batch': 4,
-        'schedules': {'small': dict(iterations=500, milestones=[350, 450])},
-        'warmup.iterations': 50,
+        'schedules': {'small': dict(iterations=300, milestones=[200, 265])},
+        'warmup.iterations': 30,
         'optimizer.optimizer.lr': 0.01,
-        'precise_bn.iterations': 50,
+        'precise_bn.iterations': 30,
         'model.train_cfg.rpn.sampler.num': 128,
         'model.train_cfg.rpn_proposal.nms_pre': 1000,
         'model.train_cfg.rpn_proposal.max_per_img': 250,
@@ -109,7 +109,7 @@ tasks = [
     }),
     # A share of the images.
     ('schedules.10%', {'schedules': {
-        f'{share}%': dict(iterations=300, milestones=[200, 265], share=share) for share in (10, 5)}}),
+        f'{share}%': dict(iterations=200, milestones=[130, 175], share=share) for share in (10, 5)}}),
     # Image level.
     ('data.source=imagenet', {'data.resize': 72, 'data.crop': 64}),
     ('data.source=voc07_labels', {'data.resize': 144, 'data.squeeze': 128}),

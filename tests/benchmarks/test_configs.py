@@ -123,7 +123,7 @@ def test_a_method_is_a_class_and_a_config(configs, tmp_path, monkeypatch):
     assert mini == dict(
         name="pair", amp=True, optimizer=dict(lr=0.4), schedule=dict(epochs=4, batch=32, policy="cosine"),
         method=dict(type="pair_method:Pair", arch="resnet18", global_view=dict(size=48, area=(0.3, 1.0)), margin=1.0))
-    assert small["method"]["arch"] == "resnet18" and small["method"]["global_view"]["size"] == 96
+    assert small["method"]["arch"] == "resnet18" and small["method"]["global_view"]["size"] == 64
     assert small["optimizer"] == paper["optimizer"] == dict(lr=0.2)
     assert paper["method"]["global_view"]["size"] == 224 and paper["schedule"]["milestones"] == (120, )
     assert paper == config.load_method("pair")
@@ -155,9 +155,9 @@ def test_a_detection_task_is_one_config(configs):
     assert roi_head["bbox_roi_extractor"]["out_channels"] == roi_head["bbox_head"]["in_channels"] == 64
     assert model["neck"]["in_channels"] == [64, 128, 256, 512] and roi_head["mask_head"] is None
     assert roi_head["bbox_head"]["fc_out_channels"] == 128  # the task's own, over the scale's 256
-    assert small["model"]["neck"]["out_channels"] == 256
+    assert small["model"]["neck"]["out_channels"] == 64
     assert small["model"]["rpn_head"]["anchor_generator"]["scales"] == [4]
-    assert small["data"]["total_batch"] == 8 and small["schedule"] == dict(iterations=600, milestones=[450, 550])
+    assert small["data"]["total_batch"] == 4 and small["schedule"] == dict(iterations=300, milestones=[200, 265])
     assert "scales" not in mini
     path.write_text(TASK.replace("dict(mini=", "dict(mimi="))
     with pytest.raises(UserError, match="unknown scale 'mimi': did you mean mini"):

@@ -145,10 +145,12 @@ def test_the_engines_own_step_is_timed_beside_one_by_hand(tmp_path, monkeypatch)
     assert row["ours"] > 0 and row["other"] > 0 and len(calls) >= 4 and not parts.CONSOLE.quiet
 
 
+@pytest.mark.slow  # real sizes of memory and scaling
 def test_every_row_that_has_a_target_is_found(tmp_path, monkeypatch):
     pytest.importorskip("lightly")
-    figures = figures_of(tmp_path, monkeypatch, "encoder", "plain", "lightly", "memory", "loader", "scaling")
-    kind = figures["plain"]["device"]
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    figures = figures_of(tmp_path, monkeypatch, "encoder", "plain", "lightly", "memory", "loader", "scaling",
+                         *["few_pixels"] * (kind == "cpu"))
     known = sum(kind in target for *_, target, _ in speed_page.TARGETS)
     assert len(speed_page.targets(figures).splitlines()) == 2 + known
 
