@@ -1,5 +1,6 @@
 """What each scale's data is and where it lies. Imports neither torch nor mmdet."""
 import hashlib
+import json
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -227,7 +228,15 @@ def classes_of(scale: str, source: str, root: Path) -> tuple[str, ...]:
         from benchmarks.data.cityscapes import SEMANTIC_CLASSES
 
         return SEMANTIC_CLASSES
-    annotations = None if source == "imagenet" else _paths(scale, source, root)["val"][1]
+    if source == "imagenet":
+        pool, annotations = folder_of(scale, root) / POOL_FILES[scale]["val"], None
+        if pool.is_file():
+            with suppress(OSError, SafetensorError, KeyError, ValueError), safe_open(pool, "numpy") as file:
+                return tuple(json.loads(file.metadata()["classes"]))
+        elif pool.is_dir():
+            return tuple(sorted(entry.name for entry in os.scandir(pool) if entry.is_dir()))
+    else:
+        annotations = _paths(scale, source, root)["val"][1]
     if (scale, source) in POOLED and _objects(root, "val").is_file():
         return tuple(supercategories(listing(_objects(root, "val")).categories))
     if annotations and annotations.is_file():

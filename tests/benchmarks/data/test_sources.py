@@ -6,14 +6,16 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from benchmarks.data import coco as coco_form
 from benchmarks.data import small_definition, sources
 from benchmarks.data.checks import check_coco
 from benchmarks.data.coco import CocoData, DataError
 from benchmarks.data.small_definition import Definition
-from benchmarks.data.sources import available, coco_for, pool_for
+from benchmarks.data.sources import POOLS, available, coco_for, pool_for
 
 
 def photo(path, size=(48, 32), seed=0):
@@ -285,3 +287,19 @@ def test_data_that_is_plainly_not_there_is_named_before_anything_runs(tmp_path):
     with pytest.raises(DataError, match="the small scale has no cityscapes data"):
         sources.require("small", "cityscapes", tmp_path)
     sources.require("mini", "cityscapes", tmp_path)
+
+
+def test_classes_that_are_planned_with_are_the_pools(tmp_path):
+    from benchmarks.execute import load_pool
+
+    names = ["n01", "n02", "n10"]
+    for split, name in POOLS.items():
+        (tmp_path / "small").mkdir(exist_ok=True)
+        save_file({"images": torch.zeros(3, 3, 8, 8, dtype=torch.uint8), "labels": torch.arange(3)},
+                  tmp_path / "small" / name, {"classes": json.dumps(names), "fingerprint": split})
+        for folder in names:
+            photo(tmp_path / "imagenet" / split / folder / "a.jpg")
+    for scale in ("small", "paper"):
+        assert sources.classes_of(scale, "imagenet", tmp_path) == tuple(load_pool(scale, tmp_path, "val").classes) \
+            == tuple(names)
+    assert sources.classes_of("small", "imagenet", tmp_path / "elsewhere")[:2] == ("category 1", "category 2")
