@@ -116,7 +116,7 @@ tasks = [
     ('knn', {'knn.k': 20}),
     ('classifier', {
         'data.total_batch': 128,
-        'optimizer.lr': 0.1,
+        'optimizer.lr': 0.01,
         'schedules': {'small': dict(epochs=10, milestones=[6, 8])},
     }),
 ]
