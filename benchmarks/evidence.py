@@ -115,12 +115,11 @@ def _scores(rows: Sequence[Record]) -> str:
 def _sentences(found: Sequence[Sequence[Record]]) -> str:
     """What the tables say of the main question, and what they cannot say."""
     rows = [row for task in found for row in task]
-    seeds = sorted({row["pretrain_seed"] for row in rows if row["method"] in (OURS, BASELINE)})
     shown = labels(rows)
     equal = next((name for name, label in shown.items() if label.startswith(f"{BASELINE}, schedule.epochs")), "")
     sentences = [
-        f"{len(rows)} rows are filed, of {len(found)} tasks and {len(shown)} recipes, DetCo's and MoCo v2's from "
-        f"{len(seeds)} pretraining seed{'s' * (len(seeds) != 1)} each.",
+        f"Filed so far, as rows and the pretrainings they come from, over {len(found)} task{'s' * (len(found) != 1)}: "
+        + "; ".join(_counted(rows, name, label) for name, label in sorted(shown.items())) + ".",
         f"DetCo against MoCo v2 at equal epochs: {_verdicts(found, OURS, BASELINE)}.",
         f"DetCo against MoCo v2 at equal encoder pixels: {_verdicts(found, OURS, equal)}.",
         f"MoCo v2 against random initialisation: {_verdicts(found, BASELINE, FLOOR)}; DetCo against it: "
@@ -128,6 +127,11 @@ def _sentences(found: Sequence[Sequence[Record]]) -> str:
         "It does not say how the methods compare with ResNet-50, on ImageNet, or on whole COCO: networks, photos and "
         "schedules here are a hundredth of the paper's, and runs that share a pretraining are not independent."]
     return "\n".join(f"{number}. {sentence}" for number, sentence in enumerate(sentences, 1))
+
+
+def _counted(rows: Sequence[Record], name: str, label: str) -> str:
+    own = [row for row in rows if row["method"] == name]
+    return escaped(f"{label} {len(own)} from {len({row['pretrain_seed'] for row in own})}")
 
 
 def _verdicts(found: Sequence[Sequence[Record]], one: str, other: str) -> str:

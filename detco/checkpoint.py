@@ -37,7 +37,7 @@ KEY = "detco"
 PIXELS = dict(channel_order="RGB", mean=list(MEAN), std=list(STD), stride="pytorch")  # as the protocols see them
 STYLE = tuple(PIXELS)  # how a network takes images in
 FOREIGN = PIXELS | dict(method=None, pool=None, seed=None, budget=None, recipe=None, recipe_config=None, config=None,
-                        parent=None, origin=None)
+                        parent=None, origin=None, monitor=None)
 BFLOAT16 = "bfloat16"  # metadata of files that cannot hold the type: names of what had it
 STYLES = ("detectron2", "torchvision", "mmdet", "timm", "mmpretrain", "safetensors")
 

@@ -356,7 +356,7 @@ def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: 
         checkpoint.save(final, method.backbone().state_dict(), dict(
             arch=method.backbone().arch, method=config["name"], pool=pool.fingerprint, seed=seed,
             recipe=recipe_hash(config), recipe_config=recipe(config), config=identity(config, pool.fingerprint, seed),
-            budget=budget, monitor=measured(work_dir / MONITOR)) | method.metadata)
+            budget=budget, monitor=measured(work_dir / MONITOR) or None) | method.metadata)
         for state in work_dir.glob("iter_*.pth"):  # the run is finished: nothing will resume from these
             state.unlink()
     dist.barrier()

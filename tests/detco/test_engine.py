@@ -393,6 +393,7 @@ def test_a_monitor_measures_on_the_way_and_changes_no_weight(pool, built, tmp_pa
     assert [(line["step"], line["images"], line["epoch"]) for line in lines] == [
         (2, 12, 0.6), (4, 24, 1.2), (5, 30, 1.5), (7, 42, 2.1)]  # an epoch is 3 1/3 steps
     assert lines[1]["encoder_pixels"] == 24 * (2 * 32**2 + 18 * 10**2)
+    assert checkpoint.load(path).metadata["monitor"] == lines
     # The last line is the checkpoint's own: asked images are among those that vote, but not alone.
     backbone = ResNetLevels("resnet18").to(memory_format=torch.channels_last)  # as it was: cosines lie close
     backbone.load_state_dict(checkpoint.load(path).state)

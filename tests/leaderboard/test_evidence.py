@@ -35,7 +35,7 @@ def test_sentences_give_the_differences_and_their_intervals(rows):
     assert over.n == 4 and over.clear
     said = rf"at equal epochs: coco_maskrcnn_c4 \+{over.mean:.1f} \[\+{over.low:.1f}, \+{over.high:.1f}\] \(clear\)"
     assert re.search(said, text.replace("\\", ""))
-    assert "18 rows are filed, of 2 tasks and 3 recipes" in text and "from 2 pretraining seeds each" in text
+    assert "over 2 tasks: detco 8 from 2; moco_v2 8 from 2; moco_v2, schedule.epochs 7 2 from 1." in text
     assert re.search(r"at equal encoder pixels: coco_maskrcnn_c4 [^;]*\.", text)
     assert "against random initialisation: not measured yet" in text
 
