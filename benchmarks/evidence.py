@@ -163,11 +163,16 @@ def _curve_table(rows: Sequence[Record]) -> str:
     return render(["method", "pretraining seed", "epoch", "C2", "C3", "C4", "C5"], lines, {0})
 
 
+def _budget(row: Record) -> dict:
+    """What a row's pretraining cost; empty where nobody knows."""
+    return row["checkpoint"]["metadata"].get("budget") or {}
+
+
 def _points(task: Sequence[Record]) -> dict[str, tuple[float, float, float]]:
     """Row's name -> (encoder pixels, mean of the main metric, half of its mean's 95 % interval or NaN)."""
     found = {}
     for name, own in by_method(task).items():
-        pixels = summarise((row["checkpoint"]["metadata"].get("budget") or {}).get("encoder_pixels") for row in own)
+        pixels = summarise(_budget(row).get("encoder_pixels") for row in own)
         over = summary(own, table_metric(task))
         if pixels.n and over.n:
             found[name] = (pixels.mean, over.mean, mean_half_width(over))
@@ -175,8 +180,7 @@ def _points(task: Sequence[Record]) -> dict[str, tuple[float, float, float]]:
 
 
 def _spent(rows: Sequence[Record]) -> str:
-    hours = {(row["method"], row["pretrain_seed"]): (row["checkpoint"]["metadata"].get("budget") or {}).get(
-        "device_hours") for row in rows}
+    hours = {(row["method"], row["pretrain_seed"]): _budget(row).get("device_hours") for row in rows}
     shown, lines = labels(rows), []
     for name in sorted(shown):
         seconds = [row["cost"]["wall_seconds"] for row in rows if row["method"] == name]

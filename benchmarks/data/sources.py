@@ -135,6 +135,15 @@ def pool_size(scale: str, root: Path) -> int:
     return POOL_IMAGES[scale]
 
 
+def _pool_classes(path: Path) -> tuple[str, ...]:
+    """The classes of a pool: those that its file names, or its folders; none where it is absent or damaged."""
+    if path.is_dir():
+        return tuple(sorted(entry.name for entry in os.scandir(path) if entry.is_dir()))
+    with suppress(OSError, SafetensorError, KeyError, TypeError, ValueError), safe_open(path, "numpy") as file:
+        return tuple(json.loads(file.metadata()["classes"]))
+    return ()
+
+
 def cache_of(root: Path) -> Path | None:
     """The folder that keeps what is found out about a data folder: inside it, or in the user's cache where it cannot be
     written; None where there is no data folder. Raises DataError where neither can be written."""
@@ -229,12 +238,9 @@ def classes_of(scale: str, source: str, root: Path) -> tuple[str, ...]:
 
         return SEMANTIC_CLASSES
     if source == "imagenet":
-        pool, annotations = folder_of(scale, root) / POOL_FILES[scale]["val"], None
-        if pool.is_file():
-            with suppress(OSError, SafetensorError, KeyError, ValueError), safe_open(pool, "numpy") as file:
-                return tuple(json.loads(file.metadata()["classes"]))
-        elif pool.is_dir():
-            return tuple(sorted(entry.name for entry in os.scandir(pool) if entry.is_dir()))
+        annotations, found = None, _pool_classes(folder_of(scale, root) / POOL_FILES[scale]["val"])
+        if found:
+            return found
     else:
         annotations = _paths(scale, source, root)["val"][1]
     if (scale, source) in POOLED and _objects(root, "val").is_file():
