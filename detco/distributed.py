@@ -1,11 +1,17 @@
 """What ranks, real or virtual, share: the process group, gathered keys, keys under shuffled batch statistics."""
+import contextlib
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from mmengine import dist
 from torch import Tensor
 
+from detco import files
 from detco.errors import UserError
+
+PATIENCE = 300  # seconds that ranks wait for another run: collectives give up after ten minutes or more
 
 
 def join() -> None:
@@ -18,6 +24,15 @@ def join() -> None:
         torch.distributed.init_process_group("gloo")
     else:
         dist.init_dist("pytorch" if by_torchrun else "slurm")
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Be the one run, of however many ranks, that works in a folder (`detco.files.alone`)."""
+    several = dist.get_world_size() > 1
+    with files.alone(folder, PATIENCE if several else None) if dist.is_main_process() else contextlib.nullcontext():
+        dist.barrier()
+        yield
 
 
 @torch.no_grad()

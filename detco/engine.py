@@ -24,7 +24,7 @@ from detco.backbone import ResNetLevels
 from detco.batch_norm import synchronise_batch_norm
 from detco.config import digest, recipe, recipe_hash
 from detco.console import log
-from detco.distributed import check_splits, splits_here
+from detco.distributed import alone, check_splits, splits_here
 from detco.errors import UserError, nearest
 from detco.files import replacing
 from detco.method import Method
@@ -327,6 +327,11 @@ def pretrain(config: dict, pool: MemoryPool | FolderPool, work_dir: Path, seed: 
             finite.
     """
     work_dir = Path(work_dir)
+    with alone(work_dir):
+        return _pretrained(config, pool, work_dir, seed, resume, tensorboard, monitor)
+
+
+def _pretrained(config, pool, work_dir, seed, resume, tensorboard, monitor) -> Path:
     final = work_dir / "checkpoint.safetensors"
     finished = [False]
     if dist.is_main_process():

@@ -6,6 +6,7 @@ import math
 import sys
 import time
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from rich.progress import TextColumn
 
 from detco.console import CONSOLE, log, progress_bar, stop_if_asked
 from detco.errors import UserError
-from detco.files import remove_temporaries, replacing
+from detco.files import replacing
 
 OWN = "own-run:"
 CHECK_EVERY = 10  # steps between looks at the losses
@@ -97,8 +98,6 @@ class Runner(_Runner):
         if self._has_loaded:
             return
         self._has_loaded = True
-        if is_main_process():
-            remove_temporaries(self.work_dir)
         chosen = [self._newest_state() if self._resume and is_main_process() else None]
         broadcast_object_list(chosen)  # every rank goes on from the same
         if chosen[0]:
@@ -109,6 +108,8 @@ class Runner(_Runner):
         states = states_of(self.work_dir)
         for state, before in zip(states, [*states[1:], None]):
             try:
+                if (damaged := zipfile.ZipFile(state).testzip()) is not None:  # torch looks at no checksum
+                    raise zipfile.BadZipFile(f"its bytes changed, in {damaged}")
                 _load_own(f"{OWN}{state}", "cpu")
                 return str(state)
             except (MemoryError, ImportError):  # the file may well be whole
