@@ -2,7 +2,8 @@
 
 One file: safetensors with torchvision's ResNet names and one metadata entry, JSON with
     arch, channel_order ("RGB"/"BGR"), mean and std (of images in [0, 1], in channel order), stride ("pytorch":
-    in the 3x3 convolution, "caffe": in the 1x1), method, pool, seed, budget (images, encoder_pixels,
+    in the 3x3 convolution, "caffe": in the 1x1), seal (sha256 of the tensors and all other metadata, looked at by
+    whoever reads it), method, pool, seed, budget (images, encoder_pixels,
     device_hours), recipe (hash of the resolved pretraining config), recipe_config (that config), config (hash of it
     with the pool and the seed), parent (sha256 of the file it was made from), origin (of a foreign file: its layout,
     prefix and encoder).
@@ -39,6 +40,7 @@ STYLE = tuple(PIXELS)  # how a network takes images in
 FOREIGN = PIXELS | dict(method=None, pool=None, seed=None, budget=None, recipe=None, recipe_config=None, config=None,
                         parent=None, origin=None, monitor=None)
 BFLOAT16 = "bfloat16"  # metadata of files that cannot hold the type: names of what had it
+SEAL = "seal"
 STYLES = ("detectron2", "torchvision", "mmdet", "timm", "mmpretrain", "safetensors")
 
 
@@ -87,8 +89,20 @@ def save(path: Path, state: dict[str, Tensor], metadata: dict) -> Path:
     """Write a checkpoint atomically. `state` has torchvision's names; heads do not belong in it."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={KEY: json.dumps(FOREIGN | metadata, sort_keys=True)})
+        save_file(tensors, temporary, metadata={KEY: _sealed(tensors, metadata)})
     return Path(path)
+
+
+def _sealed(state: dict[str, Tensor], metadata: dict, **more: Any) -> str:
+    """Metadata as a file holds them, with their seal and `more`, which it is not of."""
+    whole = json.loads(json.dumps(FOREIGN | metadata))
+    return json.dumps(whole | {SEAL: _seal(state, whole)} | more, sort_keys=True)
+
+
+def _seal(state: dict[str, Tensor], metadata: dict) -> str:
+    """sha256 of tensors and metadata; of these what a seal is not of is left out."""
+    kept = {key: value for key, value in metadata.items() if key not in (SEAL, BFLOAT16)}
+    return identity(state, json.dumps(kept, sort_keys=True))
 
 
 def load(source: Path | str, *, encoder: str | None = None, override: bool = False, **options) -> Checkpoint:
@@ -104,8 +118,11 @@ def load(source: Path | str, *, encoder: str | None = None, override: bool = Fal
         CheckpointError: it cannot be read or fetched, holds no ResNet, keys missing or unexplained, values that are not
             finite, or options that contradict the file.
     """
-    found, metadata = _find(source, encoder, override, options)
+    found, metadata, own = _find(source, encoder, override, options)
     state = _values(found, source)
+    if own and SEAL in own and own[SEAL] != _seal(state, own):
+        raise CheckpointError(f"checkpoint {source}: its bytes changed since it was written; take it again from where "
+                              "it came, or delete it and pretrain again")
     bad, negative = _bad_values(found, state)
     for what, keys in (("not finite; its training diverged, take an earlier one", bad),
                        ("of negative variances", negative)):
@@ -114,8 +131,9 @@ def load(source: Path | str, *, encoder: str | None = None, override: bool = Fal
     return Checkpoint(state, metadata, {printable(k): v for k, v in found.ignored.items()}, found.assumed)
 
 
-def _find(source: Path | str, encoder: str | None, override: bool, options: dict) -> tuple[formats.Found, dict]:
-    """The ResNet in a file, not read yet, and its metadata."""
+def _find(source: Path | str, encoder: str | None, override: bool,
+          options: dict) -> tuple[formats.Found, dict, dict | None]:
+    """The ResNet in a file, not read yet, its metadata, and those that are this suite's as they stand there."""
     path = Path(source)
     try:
         if not os.path.exists(path) and hub.is_named(str(source)):
@@ -125,19 +143,20 @@ def _find(source: Path | str, encoder: str | None, override: bool, options: dict
         _, tree, header = containers.read(path)
         found = formats.find(tree, encoder)
         own = _own_metadata(tree, header)
-        halves = own.pop(BFLOAT16, None) if own else None
+        halves = own.get(BFLOAT16) if own else None
         for name in (halves if isinstance(halves, list) else ()):
             if not isinstance(name, str) or name not in found.tensors:
                 raise FormatError(f"its metadata are damaged ({BFLOAT16})")
             lazy = found.tensors[name]
             found.tensors[name] = Lazy(lazy.shape, torch.bfloat16, functools.partial(_bfloat16, lazy), lazy.place)
-        metadata, found.assumed = _resolve(own, stated | found.stated, found, override, options)
+        known = own and {key: value for key, value in own.items() if key in FOREIGN}
+        metadata, found.assumed = _resolve(known, stated | found.stated, found, override, options)
     except FormatError as error:
         raise CheckpointError(f"checkpoint {source}: {error}") from None
     if own is None:
         metadata["parent"] = sha256(path)
         metadata["origin"] = dict(layout=found.layout.name, prefix=found.prefix, encoder=found.role)
-    return found, metadata | {"arch": found.arch}
+    return found, metadata | {"arch": found.arch}, own
 
 
 def _bfloat16(lazy: Lazy) -> Tensor:
@@ -172,7 +191,7 @@ def _own_metadata(tree: Any, header: str | None) -> dict | None:
         own = None
     if not isinstance(own, dict):
         raise FormatError("its metadata are damaged (no JSON object)")
-    return {key: value for key, value in own.items() if key in (*FOREIGN, BFLOAT16)}
+    return own
 
 
 def _resolve(own: dict | None, stated: dict, found: formats.Found, override: bool, options: dict) -> tuple[dict, dict]:
@@ -226,7 +245,7 @@ def inspect(source: Path | str, **options) -> dict[str, Any]:
     Raises:
         CheckpointError: as `load`, but for values.
     """
-    found, metadata = _find(source, options.pop("encoder", None), options.pop("override", False), options)
+    found, metadata, _ = _find(source, options.pop("encoder", None), options.pop("override", False), options)
     state = _values(found, source)
     bad, negative = _bad_values(found, state)
     squares, dead, parameters = dict.fromkeys(("stem", "layer1", "layer2", "layer3", "layer4"), 0.0), {}, 0
@@ -329,24 +348,24 @@ def export(checkpoint: Checkpoint, path: Path, style: str) -> Path:
         raise CheckpointError(nearest("style", style, STYLES))
     if style == "safetensors":
         return save(path, checkpoint.state, checkpoint.metadata)
-    metadata, state = json.dumps(FOREIGN | checkpoint.metadata, sort_keys=True), checkpoint.state
+    state, more = checkpoint.state, {}
+    if style == "detectron2":  # numpy has no bfloat16: float32 holds its values
+        more[BFLOAT16] = [n for n, v in state.items() if v.dtype == torch.bfloat16]
+    metadata = _sealed(state, checkpoint.metadata, **more)
     with replacing(path) as temporary:
         if style == "torchvision":
             plain = OrderedDict(state)
             vars(plain)["_metadata"] = {KEY: metadata}  # beside modules' versions: no key too many for load_state_dict
             torch.save(plain, temporary)
         elif style == "detectron2":
-            # numpy has no bfloat16: float32 holds its values.
-            halves = [n for n, v in state.items() if v.dtype == torch.bfloat16]
-            metadata = json.dumps(FOREIGN | checkpoint.metadata | {BFLOAT16: halves}, sort_keys=True)
-            names = {_detectron2_name(n): (v.float() if n in halves else v).numpy() for n, v in state.items()}
+            names = {_detectron2_name(n): (v.float() if n in more[BFLOAT16] else v).numpy() for n, v in state.items()}
             with open(temporary, "wb") as file:
                 pickle.dump({"model": names, "__author__": "DetCo Bench", "matching_heuristics": True, KEY: metadata},
                             file)
         else:
             prefix = "backbone." if style == "mmpretrain" else ""
-            more = dict(arch=checkpoint.metadata["arch"]) if style == "timm" else dict(meta={})
-            torch.save({"state_dict": {prefix + n: v for n, v in state.items()}, KEY: metadata} | more, temporary)
+            beside = dict(arch=checkpoint.metadata["arch"]) if style == "timm" else dict(meta={})
+            torch.save({"state_dict": {prefix + n: v for n, v in state.items()}, KEY: metadata} | beside, temporary)
     return Path(path)
 
 
