@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional as F
 
 from detco.content import Table, folder_digest
 from detco.errors import UserError
+from detco.files import flaw_of
 from detco.images import decode
 from detco.views import View, random_boxes
 
@@ -37,7 +38,9 @@ class MemoryPool(Dataset):
 
     @classmethod
     def load(cls, path: Path) -> "MemoryPool":
-        """Read `pool.safetensors` (images, labels; metadata classes, fingerprint). Raises PoolError."""
+        """Read `pool.safetensors`, written sealed (images, labels; metadata classes, fingerprint). Raises PoolError."""
+        if flaw := flaw_of(path):
+            raise PoolError(f"pool {path}: {flaw}; delete it and prepare it again")
         try:
             with safetensors.safe_open(path, "pt") as file:
                 meta = file.metadata()

@@ -1,14 +1,15 @@
 """What converters and synthetic sets share: work on threads, and folders that are made once or not at all."""
+import contextlib
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rich.progress import Progress
 
 from benchmarks.data.coco import DataError
+from detco.files import alone
 
 
 def each(function: Callable, items: Sequence, bar: Progress, label: str) -> list:
@@ -30,19 +31,28 @@ def build_once(root: Path, fill: Callable[[Path], None], last: str, version: int
         DataError: `root` holds anything else.
     """
     mark = f"drawn-v{version}.txt"
-    if (root / mark).exists() and (root / last).exists():
-        return
-    if any(root.glob("drawn-v*.txt")):
-        shutil.rmtree(root)
-    if root.exists() and any(root.iterdir()):
-        raise DataError(f"{root}: not empty, but no synthetic scenes (no {mark}); move it away")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as folder:
-        built = Path(folder) / root.name
-        fill(built)
-        (built / mark).touch()
-        try:
-            os.replace(built, root)
-        except OSError:
-            if not (root / mark).exists():  # else another process was first
-                raise
+    with alone(root):
+        if (root / mark).exists() and (root / last).exists():
+            return
+        if any(root.glob("drawn-v*.txt")):
+            shutil.rmtree(root)
+        if root.exists() and any(root.iterdir()):
+            raise DataError(f"{root}: not empty, but no synthetic scenes (no {mark}); move it away")
+        with replacing_folder(root) as built:
+            fill(built)
+            (built / mark).touch()
+
+
+@contextlib.contextmanager
+def replacing_folder(root: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `root`, which is empty or absent; it becomes `root` when the block ends well, else
+    it is removed. The caller is `alone` in `root`, so that whatever lies under such names was left by the killed."""
+    for left in root.parent.glob(f".{root.name}.*.tmp"):
+        shutil.rmtree(left)
+    folder = root.with_name(f".{root.name}.{os.getpid()}.tmp")
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+        os.replace(folder, root)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -96,7 +96,7 @@ def _convert_split(source: Path, out: Path, split: str, labels: Labels, bar: Pro
                               for number, name in things])
     for number, annotation in enumerate(result["annotations"], 1):
         annotation["id"] = number
-    with replacing(annotations) as temporary:
+    with replacing(annotations, sealed=True) as temporary:
         temporary.write_text(json.dumps(result))
 
 

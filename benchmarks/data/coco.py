@@ -11,7 +11,7 @@ from msgspec import UNSET, Raw
 
 from detco import content
 from detco.errors import UserError, several
-from detco.files import replacing
+from detco.files import alone, flaw_of, replacing
 
 FIELDS = {"images": ("id", "file_name", "width", "height"), "categories": ("id", "name"),
           "annotations": ("id", "image_id", "category_id", "bbox")}
@@ -86,9 +86,9 @@ class CocoFile(msgspec.Struct, omit_defaults=True):
     info: Any = UNSET
 
     def write(self, path: Path) -> None:
-        """Write it as JSON, an entry at a time, so that no second copy lies in memory."""
+        """Write it as JSON, sealed, an entry at a time, so that no second copy lies in memory."""
         encode = msgspec.json.Encoder().encode
-        with replacing(path) as temporary, open(temporary, "wb") as file:
+        with replacing(path, sealed=True) as temporary, open(temporary, "wb") as file:
             for lead, part in (("{", "images"), (",", "categories"), (",", "annotations")):
                 file.write(f'{lead}"{part}":['.encode())
                 for i, entry in enumerate(getattr(self, part)):
@@ -183,9 +183,9 @@ def _decoded(path: Path, form: type):
 
 
 def made_from(path: Path) -> str | None:
-    """The digest of what the suite derived an annotation file from; None where there is none, or it did not."""
+    """The digest of what the suite derived an annotation file from; None where there is no such file as was written."""
     try:
-        info = listing(path).info if path.is_file() else None
+        info = None if flaw_of(path) else listing(path).info
     except DataError:
         return None
     return info.get("made_from") if isinstance(info, dict) else None
@@ -222,22 +222,27 @@ def subset(data: CocoData, share: float, seed: int, least: int, folder: Path) ->
 
     Args:
         least: images there must be; DataError otherwise.
-        folder: takes the annotation file <name>-<share>pct-seed<seed>.json, kept if it is there.
+        folder: takes the annotation file <name>-<share>pct-seed<seed>.json, kept if it is there as it was written.
     """
     name = f"{data.train_annotations.stem}-{data.fingerprint[:8]}-{share}pct-seed{seed}.json"
     path = folder / name
-    if not path.exists():
-        whole = read(data.train_annotations)
-        ids = sorted((i.id for i in whole.images),
-                     key=lambda number: hashlib.sha256(f"{seed}:{number}".encode()).digest())
-        kept = set(ids[:round(len(ids) * share / 100)])
-        if len(kept) < least:
-            raise DataError(f"{data.train_annotations}: {share} % of its {len(ids)} images are {len(kept)}, fewer than "
-                            f"a batch of {least}; take a larger share")
-        whole.images = [i for i in whole.images if i.id in kept]
-        whole.annotations = [a for a in whole.annotations if a.image_id in kept]
-        whole.write(path)
+    with alone(folder):
+        if flaw_of(path):
+            _write_subset(data, share, seed, least, path)
     return replace(data, train_annotations=path)
+
+
+def _write_subset(data: CocoData, share: float, seed: int, least: int, path: Path) -> None:
+    whole = read(data.train_annotations)
+    ids = sorted((i.id for i in whole.images),
+                 key=lambda number: hashlib.sha256(f"{seed}:{number}".encode()).digest())
+    kept = set(ids[:round(len(ids) * share / 100)])
+    if len(kept) < least:
+        raise DataError(f"{data.train_annotations}: {share} % of its {len(ids)} images are {len(kept)}, fewer than "
+                        f"a batch of {least}; take a larger share")
+    whole.images = [i for i in whole.images if i.id in kept]
+    whole.annotations = [a for a in whole.annotations if a.image_id in kept]
+    whole.write(path)
 
 
 def fingerprint(paths: dict[str, tuple[Path, Path]]) -> str:

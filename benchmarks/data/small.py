@@ -16,7 +16,7 @@ from benchmarks.data.small_originals import POOL_SIDE, Archives, Public, decoded
 from benchmarks.data.sources import POOLS
 from detco.console import log, progress_bar
 from detco.errors import several
-from detco.files import replacing
+from detco.files import alone, flaw_of, replacing
 
 
 def make_pool(source: Archives | Public, definition: Definition, split: str, path: Path, bar: Progress) -> None:
@@ -44,12 +44,14 @@ def make_pool(source: Archives | Public, definition: Definition, split: str, pat
     content = hashlib.sha256(f"{source.kind} {wanted} ".encode() + b"".join(digests)).hexdigest()
     metadata = dict(classes=json.dumps(classes.tolist()), fingerprint=content, definition=wanted,
                     source=f"Imagenette {split}, {POOL_SIDE} pixels, from {source.kind}")
-    with replacing(path) as temporary:
+    with replacing(path, sealed=True) as temporary:
         save_file({"images": images, "labels": labels.astype(np.int64)}, temporary, metadata)
 
 
 def pool_definition(path: Path) -> str | None:
     """The definition a whole pool file was made by; None where there is none."""
+    if flaw_of(path):
+        return None
     try:
         with safe_open(path, "numpy") as file:
             return (file.metadata() or {}).get("definition")
@@ -87,7 +89,7 @@ def prepare_small(source: Archives | Public, root: Path, definition: Definition)
         text = "; ".join(f"{place}: {several(lost, 'file')} missing" for place, lost in gaps.items())
         raise DataError(f"{text}; complete the download")
     folder = root / "small"
-    with progress_bar() as bar:
+    with alone(folder), progress_bar() as bar:
         for split, name in POOLS.items():
             make_pool(source, definition, split, folder / name, bar)
         make_coco(source, definition, folder / "coco", bar)

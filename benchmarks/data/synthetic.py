@@ -16,14 +16,14 @@ import json
 import math
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import cv2
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from benchmarks.data.building import replacing_folder
 from benchmarks.data.synthetic_shapes import (
     KEYPOINTS,
     SHAPES,
@@ -38,7 +38,7 @@ from benchmarks.data.synthetic_shapes import (
     uniform,
 )
 from detco.errors import UserError
-from detco.files import replacing
+from detco.files import alone, flaw_of, replacing
 
 CLASSES: tuple[str, ...] = tuple(SHAPES)
 SCENE_CLASSES: tuple[str, ...] = ("person", *CLASSES[:4])  # few, for a detector trained for minutes
@@ -154,31 +154,36 @@ def write_pool(directory: str | os.PathLike, count: int | None = None, split: st
     """Write a pool (images, labels; metadata classes, fingerprint, source) and return its path: pool.safetensors of
     4,000 images to learn from, or for the split "val" pool_val.safetensors of 1,000 others to be tested on.
 
-    A file that is already there is returned as it is, unless another version of this module drew it.
+    A file that is already there is returned as it is, unless another version of this module drew it or its bytes
+    changed.
     """
     name, usual, seed = {"train": ("pool", 4000, 0), "val": ("pool_val", 1000, 1)}[split]
     path = Path(directory) / f"{name}.safetensors"
-    if path.exists() and _version_of(path) in (VERSION, None):
-        return path
-    images, labels = draw_pool(count or usual, seed=seed)
+    if not _is_drawn(path):
+        with alone(path.parent):
+            if not _is_drawn(path):  # another process was first
+                _write(path, count or usual, seed)
+    return path
+
+
+def _write(path: Path, count: int, seed: int) -> None:
+    images, labels = draw_pool(count, seed=seed)
     digest = hashlib.sha256(f"pool {VERSION}".encode())
     digest.update(images)
     digest.update(labels.astype("<i8").tobytes())
     source = f"{ORIGIN} version {VERSION}: {len(images)} images of {images.shape[-1]} px, seed {seed}"
     metadata = {"classes": json.dumps(CLASSES), "fingerprint": digest.hexdigest(), "source": source,
                 "version": str(VERSION)}
-    with replacing(path) as temporary:
+    with replacing(path, sealed=True) as temporary:
         save_file({"images": images, "labels": labels}, temporary, metadata)
-    return path
 
 
-def _version_of(pool: Path) -> int | None:
-    """The version that drew a pool; None where the file cannot be read, which its reader will say."""
-    try:
-        with safe_open(pool, "numpy") as file:
-            return int(file.metadata().get("version", 0))
-    except (OSError, SafetensorError, AttributeError):
-        return None
+def _is_drawn(pool: Path) -> bool:
+    """Whether a file holds a pool as this version drew it."""
+    if flaw_of(pool):
+        return False
+    with safe_open(pool, "numpy") as file:
+        return file.metadata().get("version") == str(VERSION)
 
 
 def _polygons(mask: np.ndarray, x: int = 0, y: int = 0) -> list[list[float]]:
@@ -275,35 +280,36 @@ def write_scenes(directory: str | os.PathLike, train: int = 450, val: int = 150)
     path, mark = Path(directory), f"fingerprint-v{VERSION}.txt"
     if (path / mark).exists():
         return path
-    if path.is_dir() and any(path.glob("fingerprint-v*.txt")):
-        shutil.rmtree(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path}: not empty, but no synthetic scenes (no {mark}): name another folder")
-    images, coco = draw_scenes(train + val)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(f"scenes {VERSION}".encode())
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        built = Path(folder) / "scenes"
-        for name, first, stop in (("train", 0, train), ("val", train, train + val)):
-            ids = range(first + 1, stop + 1)
-            part = coco | {"images": coco["images"][first:stop],
-                           "annotations": [a for a in coco["annotations"] if a["image_id"] in ids]}
-            (built / name).mkdir(parents=True)
-            for entry, image in zip(part["images"], images[first:stop]):
-                digest.update(np.ascontiguousarray(image))
-                code = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _PNG)[1]
-                (built / name / entry["file_name"]).write_bytes(code)
-            (built / "annotations").mkdir(exist_ok=True)
-            text = json.dumps(part, separators=(",", ":"))
-            digest.update(text.encode())
-            (built / "annotations" / f"instances_{name}.json").write_text(text)
-        (built / mark).write_text(digest.hexdigest() + "\n")
-        try:
-            os.replace(built, path)
-        except OSError:
-            if not (path / mark).exists():  # else another process was first
-                raise
+    with alone(path):
+        if (path / mark).exists():  # another process was first
+            return path
+        if path.is_dir() and any(path.glob("fingerprint-v*.txt")):
+            shutil.rmtree(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"{path}: not empty, but no synthetic scenes (no {mark}): name another folder")
+        with replacing_folder(path) as built:
+            (built / mark).write_text(_fill_scenes(built, train, val) + "\n")
     return path
+
+
+def _fill_scenes(folder: Path, train: int, val: int) -> str:
+    """Draw scenes into a folder; a digest of their images and annotations."""
+    images, coco = draw_scenes(train + val)
+    digest = hashlib.sha256(f"scenes {VERSION}".encode())
+    for name, first, stop in (("train", 0, train), ("val", train, train + val)):
+        ids = range(first + 1, stop + 1)
+        part = coco | {"images": coco["images"][first:stop],
+                       "annotations": [a for a in coco["annotations"] if a["image_id"] in ids]}
+        (folder / name).mkdir()
+        for entry, image in zip(part["images"], images[first:stop]):
+            digest.update(np.ascontiguousarray(image))
+            code = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _PNG)[1]
+            (folder / name / entry["file_name"]).write_bytes(code)
+        (folder / "annotations").mkdir(exist_ok=True)
+        text = json.dumps(part, separators=(",", ":"))
+        digest.update(text.encode())
+        (folder / "annotations" / f"instances_{name}.json").write_text(text)
+    return digest.hexdigest()
 
 
 def _overlay(image: np.ndarray, annotations: list[dict]) -> np.ndarray:

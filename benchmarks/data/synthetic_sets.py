@@ -12,7 +12,7 @@ from benchmarks.data.building import build_once
 from benchmarks.data.cityscapes import Labels, Point
 from benchmarks.data.coco import read_json
 from benchmarks.data.synthetic import CLASSES, SCENE_CLASSES, VERSION, write_pool, write_scenes
-from detco.files import replacing
+from detco.files import flaw_of, replacing
 
 SYNTHETIC_SEMANTIC_CLASSES = ("ground", *SCENE_CLASSES)
 SYNTHETIC_LABELS: Labels = {name: (number, name != "ground") for number, name in enumerate(SYNTHETIC_SEMANTIC_CLASSES)}
@@ -48,12 +48,12 @@ def draw_all(root: Path) -> None:
 
 def person_keypoints(instances: Path, out: Path) -> None:
     """Write the persons alone, with their keypoints, of the scenes' annotation file; all images stay, as in COCO's."""
-    if out.exists():
+    if not flaw_of(out):
         return
     content = json.loads(instances.read_text())
     content["categories"] = [c for c in content["categories"] if c["name"] == "person"]
     content["annotations"] = [a for a in content["annotations"] if "keypoints" in a]
-    with replacing(out) as temporary:
+    with replacing(out, sealed=True) as temporary:
         temporary.write_text(json.dumps(content, separators=(",", ":")))
 
 

@@ -65,7 +65,7 @@ def convert(devkit: Path, out: Path, classes: tuple[str, ...] = CLASSES, bar: Pr
                 crowd = int(name == "test2007" and a["difficult"])
                 content["annotations"].append(
                     dict(image_id=number) | a | dict(id=len(content["annotations"]) + 1, iscrowd=crowd))
-        with replacing(path) as temporary:
+        with replacing(path, sealed=True) as temporary:
             temporary.write_text(json.dumps(content))
 
 

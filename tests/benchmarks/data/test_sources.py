@@ -16,6 +16,7 @@ from benchmarks.data.checks import check_coco
 from benchmarks.data.coco import CocoData, DataError
 from benchmarks.data.small_definition import Definition
 from benchmarks.data.sources import POOLS, available, coco_for, pool_for
+from detco.files import replacing
 
 
 def photo(path, size=(48, 32), seed=0):
@@ -295,8 +296,9 @@ def test_classes_that_are_planned_with_are_the_pools(tmp_path):
     names = ["n01", "n02", "n10"]
     for split, name in POOLS.items():
         (tmp_path / "small").mkdir(exist_ok=True)
-        save_file({"images": torch.zeros(3, 3, 8, 8, dtype=torch.uint8), "labels": torch.arange(3)},
-                  tmp_path / "small" / name, {"classes": json.dumps(names), "fingerprint": split})
+        with replacing(tmp_path / "small" / name, sealed=True) as path:
+            save_file({"images": torch.zeros(3, 3, 8, 8, dtype=torch.uint8), "labels": torch.arange(3)}, path,
+                      {"classes": json.dumps(names), "fingerprint": split})
         for folder in names:
             photo(tmp_path / "imagenet" / split / folder / "a.jpg")
     for scale in ("small", "paper"):

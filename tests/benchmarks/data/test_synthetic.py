@@ -1,6 +1,7 @@
 """The synthetic data: the same everywhere, told apart by shape and not by colour, annotated to the pixel."""
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import cv2
@@ -207,15 +208,18 @@ def test_left_is_left_in_every_pose():
 
 def test_write_pool(tmp_path):
     path = synthetic.write_pool(tmp_path / "new", count=6)
-    assert path == tmp_path / "new" / "pool.safetensors" and list(path.parent.iterdir()) == [path]
+    assert path == tmp_path / "new" / "pool.safetensors" and not list(path.parent.glob(".*"))
     with safe_open(path, "np") as file:
         meta = file.metadata()
         images, labels = file.get_tensor("images"), file.get_tensor("labels")
     assert np.array_equal(images, synthetic.draw_pool(6)[0]) and np.array_equal(labels, synthetic.draw_pool(6)[1])
     assert tuple(json.loads(meta["classes"])) == synthetic.CLASSES and "6 images of 96 px" in meta["source"]
     assert meta["fingerprint"] == sha(f"pool {synthetic.VERSION}".encode(), images, labels)
-    path.write_bytes(b"mine")
-    assert synthetic.write_pool(path.parent).read_bytes() == b"mine"  # what is there is not drawn again
+    stamp = path.stat().st_mtime_ns
+    assert synthetic.write_pool(path.parent).stat().st_mtime_ns == stamp  # what is there is not drawn again
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with safe_open(synthetic.write_pool(path.parent, count=6), "np") as file:  # unless its bytes changed
+        assert np.array_equal(file.get_tensor("images"), images) and np.array_equal(file.get_tensor("labels"), labels)
 
 
 MARK = f"fingerprint-v{synthetic.VERSION}.txt"
@@ -233,7 +237,8 @@ def test_write_scenes(tmp_path):
             picture = cv2.imread(str(folder / part / entry["file_name"]))[..., ::-1]
             assert np.array_equal(picture, images[entry["id"] - 1])
     mark = folder / MARK
-    assert len(mark.read_text().strip()) == 64 and list(tmp_path.iterdir()) == [folder]
+    assert len(mark.read_text().strip()) == 64
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".scenes.lock", "scenes"]
     assert synthetic.write_scenes(tmp_path / "again", 3, 2).joinpath(MARK).read_text() == mark.read_text()
     mark.write_text("mine")
     assert synthetic.write_scenes(folder) == folder and mark.read_text() == "mine"
@@ -248,17 +253,18 @@ def test_what_another_version_drew_is_drawn_anew(tmp_path, monkeypatch):
     assert synthetic.write_pool(tmp_path, 2).read_bytes() != before[0]
 
 
-def test_write_scenes_while_another_process_finishes_first(tmp_path, monkeypatch):
-    draw = synthetic.draw_scenes
-
-    def slow(count):
-        monkeypatch.setattr(synthetic, "draw_scenes", draw)
-        synthetic.write_scenes(tmp_path / "scenes", 1, 1)
-        return draw(count)
-
-    monkeypatch.setattr(synthetic, "draw_scenes", slow)
-    assert (synthetic.write_scenes(tmp_path / "scenes", 1, 1) / MARK).exists()
-    assert len(list(tmp_path.iterdir())) == 1
+def test_of_several_that_write_scenes_or_a_pool_at_once_one_draws(tmp_path, monkeypatch):
+    (tmp_path / ".scenes.12.tmp" / "train").mkdir(parents=True)  # of one that was killed
+    drawn = []
+    for name in ("draw_scenes", "draw_pool"):
+        draw = getattr(synthetic, name)
+        monkeypatch.setattr(synthetic, name, lambda *a, draw=draw, **k: drawn.append(draw) or draw(*a, **k))
+    with ThreadPoolExecutor() as threads:
+        for _ in range(4):
+            threads.submit(synthetic.write_scenes, tmp_path / "scenes", 1, 1)
+            threads.submit(synthetic.write_pool, tmp_path / "pool", 2)
+    assert len(drawn) == len(set(drawn)) == 2 and (tmp_path / "scenes" / MARK).exists()
+    assert not list(tmp_path.rglob(".*.tmp"))
 
 
 def test_an_interrupted_writer_leaves_nothing(tmp_path, monkeypatch):
@@ -269,7 +275,7 @@ def test_an_interrupted_writer_leaves_nothing(tmp_path, monkeypatch):
     for write in (lambda: synthetic.write_pool(tmp_path, 2), lambda: synthetic.write_scenes(tmp_path / "scenes", 1, 1)):
         with pytest.raises(KeyboardInterrupt):
             write()
-    assert not list(tmp_path.iterdir())
+    assert all(p.suffix == ".lock" for p in tmp_path.iterdir())
 
 
 def test_bad_input(tmp_path):
