@@ -9,6 +9,7 @@ import argparse
 import json
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from detco import config
 from detco.files import replacing
 from leaderboard.checks import Record
 from leaderboard.published import published_tables
-from leaderboard.record import read_all
+from leaderboard.record import locked, read_all
 from leaderboard.tables import format_comparison, format_rows, render
 
 PAGES = config.CONFIGS.parent / "docs" / "tasks"
@@ -158,6 +159,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 when something is stale")
     check = parser.parse_args(argv).check
+    with nullcontext() if check else locked(RESULTS):
+        return _made(check)
+
+
+def _made(check: bool) -> int:
     pages = {PAGES / f"{name}.md": page(name) for name in task_names()}
     records = read_all(RESULTS)
     pages |= {RECIPES: recipes(), README: readme(records), PAGES.parent / "pilots.md": pilots.page(),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from leaderboard.build import build
 from leaderboard.errors import RecordError
-from leaderboard.record import write_text
+from leaderboard.record import locked, write_text
 
 HERE = Path(__file__).parent
 
@@ -21,11 +21,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the page is stale")
     options = parser.parse_args(arguments)
     try:
-        page = build(options.results)
         if not options.check:
-            write_text(options.output, page)
+            with locked(options.results):
+                write_text(options.output, build(options.results))
             print(f"wrote {options.output}")
-        elif not options.output.is_file() or options.output.read_text(encoding="utf-8") != page:
+            return 0
+        page = build(options.results)
+        if not options.output.is_file() or options.output.read_text(encoding="utf-8") != page:
             print(f"{options.output} is stale: run python -m leaderboard", file=sys.stderr)
             return 1
     except (RecordError, OSError) as error:

@@ -5,16 +5,19 @@ with each resolved protocol once, and the page made of them. `root` is always th
 """
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from leaderboard.checks import (
     Record,
@@ -159,6 +162,20 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def locked(root: str | Path) -> Iterator[None]:
+    """Be the one process that files in a board or makes its page, by a lock file beside `root`; wait for others. What
+    killed processes left of a page under temporary names is removed. Raises RecordError where there is no such folder.
+    """
+    if not Path(root).is_dir():
+        raise RecordError(f"{root}: no such results folder")
+    board = Path(root).parent
+    with FileLock(board / ".lock"):
+        for left in board.glob(".*.tmp"):
+            left.unlink(missing_ok=True)
+        yield
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of a record.
@@ -194,7 +211,17 @@ def file(root: str | Path, record: Record, protocol: Mapping[str, Any], replace:
     if fingerprint(protocol) != record["protocol_fingerprint"]:
         raise RecordError(f"field 'protocol_fingerprint' is {record['protocol_fingerprint']}; that of the protocol is "
                           f"{fingerprint(protocol)}")
+    Path(root).mkdir(parents=True, exist_ok=True)
+    with locked(root):
+        return _filed(root, record, protocol, replace, recipes)
+
+
+def _filed(root: str | Path, record: Record, protocol: Mapping[str, Any], replace: bool,
+           recipes: str | Path | None) -> Outcome:
+    """`file` for a checked record, by the one process that files."""
     path = result_path(root, record)
+    for left in path.parent.glob(".*.tmp"):
+        left.unlink(missing_ok=True)
     here, filed = Path(root) / record["scale"], []
     for other in sorted(here.rglob("*.json")):
         if other.parent == path.parent or other.name.startswith(f"{record['method']}-"):
