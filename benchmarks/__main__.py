@@ -1,4 +1,5 @@
 """`detco-bench COMMAND ...`, or `python -m benchmarks COMMAND ...`: the suite's commands under one name."""
+import signal
 import sys
 from pkgutil import resolve_name
 
@@ -23,6 +24,7 @@ def main(words: list[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"error: unknown command '{name}': known: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the command hears of a stop: no traceback
     sys.argv[0] = f"detco-bench {name}"  # what the command's own usage says
     return resolve_name(COMMANDS[name][0])(rest)
 

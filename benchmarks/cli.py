@@ -123,7 +123,8 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--verbose", action="store_true", help="with --dry-run: every config, resolved")
     how.add_argument("--resume", action=argparse.BooleanOptionalAction,
                      help="go on where an interrupted run stopped (default)")
-    how.add_argument("--force", action="store_true", help="run again what has a result")
+    how.add_argument("--force", action="store_true",
+                     help="measure rows anew: their results, detectors' states and frozen features are not used")
     how.add_argument("--replace", action="store_true",
                      help="file a result in the place of one filed under the same key; else the two are compared")
     how.add_argument("--limit", type=int, metavar="N",

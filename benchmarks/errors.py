@@ -21,6 +21,7 @@ REFUSED, UNFORESEEN, STOPPED = 2, 70, 130  # bad input; a fault, its traceback i
 STATUS_FILE = "DETCO_BENCH_STATUS"  # names a file that takes the exit status: torchrun gives 1 for any
 USER_ERRORS = (UserError, RecordError)  # leaderboard imports nothing of the suite, hence two
 NOT_THERE = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+LOCKED = "mend its permissions, or name another folder (--data-root, --work-dir, --results)"
 FULL = "the disk is full; what was computed is kept: free some space and run the same command again"
 
 
@@ -47,16 +48,29 @@ def _status_of(job: Callable[[], int], folder: Path) -> int:
     try:
         return job()
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from what was saved", file=sys.stderr)
-        return STOPPED
+        return _stopped()
     except USER_ERRORS as error:
         return _refuse(str(error))
     except Exception as error:  # users see one line, developers the file
+        if STOP.is_set():  # what a library made of it
+            return _stopped()
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
             return _refuse(FULL)
+        if getattr(error, "errno", None) in (errno.EROFS, errno.EACCES, errno.EPERM):
+            return _refuse(f"{_where(error)}; {LOCKED}")
         if isinstance(error, NOT_THERE):
-            return _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+            return _refuse(_where(error))
         return _unforeseen(error, folder)
+
+
+def _stopped() -> int:
+    print("\nstopped; the same command goes on from what was saved", file=sys.stderr)
+    return STOPPED
+
+
+def _where(error: Exception) -> str:
+    file = getattr(error, "filename", None)
+    return f"{file}: {getattr(error, 'strerror', error)}" if file else str(error)
 
 
 def _refuse(message: str) -> int:

@@ -1,7 +1,6 @@
 """Carries out a plan: pretrain what is not cached, transfer what has no result, file, rebuild and print the tables."""
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,13 @@ from benchmarks.data.coco import CocoData, DataError
 from benchmarks.job import Job
 from benchmarks.plan import Foreign, Options, Plan, Pretraining, Transfer
 from benchmarks.task import without_prose
-from benchmarks.transfer import transfer
+from benchmarks.transfer import RESULT, stored, transfer
 from detco import checkpoint as checkpoints
 from detco import engine
 from detco.checkpoint import Checkpoint
 from detco.config import digest
 from detco.console import log
-from detco.distributed import join
+from detco.distributed import alone, join
 from detco.pool import FolderPool, MemoryPool
 from leaderboard import build, record, tables
 
@@ -165,11 +164,12 @@ def _own(foreign: Foreign, work_dir: Path) -> Ready:
     loaded = checkpoints.load(foreign.path, **foreign.stated)
     identity = checkpoints.identity(loaded.state, loaded.metadata["recipe"])
     path = work_dir / "checkpoints" / f"{foreign.row}-{identity[:12]}.safetensors"
-    if dist.is_main_process():
-        checkpoints.save(path, loaded.state, loaded.metadata | {"method": foreign.row})
-        log(f"{foreign.path}: {loaded.described()}; {len(loaded.state)} tensors loaded, {len(loaded.ignored)} left "
-            "aside")
-    dist.barrier()
+    with alone(path.parent):
+        if dist.is_main_process():
+            checkpoints.save(path, loaded.state, loaded.metadata | {"method": foreign.row})
+            log(f"{foreign.path}: {loaded.described()}; {len(loaded.state)} tensors loaded, {len(loaded.ignored)} left "
+                "aside")
+        dist.barrier()
     return _ready(foreign.row, loaded.metadata["seed"], path)
 
 
@@ -188,18 +188,18 @@ def _row(plan: Plan, step: Transfer, data: CocoData | Pools, ready: Ready, seed:
                   *parts])
     seeds = f"p{ready.pretrain_seed}-s{seed}" if ready.pretrain_seed is not None else f"s{seed}"
     folder = work_dir / "transfer" / protocol.scale / protocol.task / f"{ready.row}-{seeds}-{key[:12]}"
-    stored = folder / "result.json"
-    if not options.force and (text := from_main(lambda: stored.read_text() if stored.is_file() else None)):
-        _log(f"{ready.row}, {protocol.task}, {seeds}: reused from {stored} (--force runs it again)")
-        result = json.loads(text)
-    else:
-        if share := (protocol.config["schedule"] or {}).get("share"):
-            least, subsets = protocol.config["data"]["total_batch"], work_dir / "subsets"
-            data = first_on_main(lambda: coco.subset(data, share, seed, least, subsets))
-        result = transfer(Job(
-            protocol, data, step.source, step.changes, ready.row, seed, ready.pretrain_seed, ready.path,
-            ready.checkpoint, ready.identity, folder, resume=options.resume and not options.force, load=options.load,
-            limit=options.limit, workers=_workers(options.workers), max_per_process=options.max_per_process))
+    job = Job(
+        protocol, data, step.source, step.changes, ready.row, seed, ready.pretrain_seed, ready.path, ready.checkpoint,
+        ready.identity, folder, resume=options.resume and not options.force, load=options.load, limit=options.limit,
+        workers=_workers(options.workers), max_per_process=options.max_per_process)
+    with alone(folder):
+        if not options.force and (result := from_main(partial(stored, job))):
+            _log(f"{ready.row}, {protocol.task}, {seeds}: reused from {folder / RESULT} (--force runs it again)")
+        else:
+            if share := (protocol.config["schedule"] or {}).get("share"):
+                least, subsets = protocol.config["data"]["total_batch"], work_dir / "subsets"
+                job = replace(job, data=first_on_main(lambda: coco.subset(data, share, seed, least, subsets)))
+            result = transfer(job)
     if options.filed and dist.is_main_process():
         outcome = record.file(plan.folders.results, result, without_prose(protocol.config), options.replace)
         _log(f"{ready.row}, {protocol.task}, {seeds}: {outcome.line}")
@@ -228,7 +228,8 @@ def report(plan: Plan, records: list[dict]) -> None:
     log("")
     if options.filed:
         page = results.parent / "LEADERBOARD.md"
-        record.write_text(page, build.build(results))
+        with record.locked(results):  # none may file between what the page shows and the page
+            record.write_text(page, build.build(results))
         log(f"results      {results}\nleaderboard  {page}")
     else:
         log("shortened or unloaded run: kept out of the leaderboard")

@@ -1,5 +1,9 @@
 """The main job; `--help` says what it does (`benchmarks.cli`)."""
+import signal
 import sys
+
+if __name__ == "__main__":  # until `ended` hears of a stop there is nothing to keep: end at once, without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from benchmarks import cli
 from benchmarks.cli import Request

@@ -2,6 +2,7 @@
 import contextlib
 import io
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import numpy as np
 from benchmarks.data.coco import CocoData
 from benchmarks.detection.cityscapes_metric import cityscapes_ap
 from benchmarks.detection.voc_metric import voc_ap
+from detco.config import digest
+from detco.files import sha256
 
 # What pycocotools sums up, in its order. Sizes are areas: small below 32 x 32 pixels, large from 96 x 96.
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -38,6 +41,11 @@ def score(kind: str, data: CocoData, folder: Path, images: int | None = None) ->
 def detections_of(kind: str, folder: Path) -> Path:
     """The file in a folder that a kind's scores come from."""
     return folder / f"detections.{FILES.get(kind, kind)}.json"
+
+
+def hash_of_detections(kinds: Iterable[str], folder: Path) -> str:
+    """What the detections in a folder that some kinds' scores come from are known by. Raises FileNotFoundError."""
+    return digest([sha256(file) for file in dict.fromkeys(detections_of(kind, folder) for kind in kinds)])
 
 
 def semantic_metrics(counts: Path) -> Scores:

@@ -11,14 +11,12 @@ from benchmarks.detection import (
     precise_bn,  # noqa: F401 - register themselves
     stream,  # noqa: F401
 )
-from benchmarks.detection.evaluate import detections_of, score
+from benchmarks.detection.evaluate import hash_of_detections, score
 from benchmarks.job import Job
 from benchmarks.protocol import Protocol
 from detco import checkpoint as checkpoints
-from detco.config import digest
 from detco.console import log
 from detco.errors import UserError
-from detco.files import sha256
 from detco.runner import Runner, quiet
 
 
@@ -193,13 +191,11 @@ def _run(config: dict, backbone: tuple | None, work_dir: Path, label: str, resum
 
 def _scored(job: Job) -> dict:
     """Metrics, per-class scores and the hash of the detections in the work folder."""
-    metrics, per_class, hashes = {}, {}, {}
-    for kind in job.protocol.config["task"]["metrics"]:
+    metrics, per_class, kinds = {}, {}, job.protocol.config["task"]["metrics"]
+    for kind in kinds:
         if kind == "cityscapes" and not cityscapes_metric.is_installed():
             log('no score by Cityscapes\' own rules: pip install -e ".[cityscapes]" brings them')
             continue
         scores, per_class[kind] = score(kind, job.data, job.work_dir, job.limit)
         metrics |= scores
-        file = detections_of(kind, job.work_dir)
-        hashes[file] = hashes.get(file) or sha256(file)
-    return dict(metrics=metrics, per_class=per_class, detections=digest(list(hashes.values())))
+    return dict(metrics=metrics, per_class=per_class, detections=hash_of_detections(kinds, job.work_dir))

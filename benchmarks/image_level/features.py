@@ -16,7 +16,8 @@ from detco import checkpoint as checkpoints
 from detco.backbone import ResNetLevels
 from detco.config import digest
 from detco.console import progress_bar, stop_if_asked
-from detco.files import replacing
+from detco.distributed import alone
+from detco.files import flaw_of, replacing
 from detco.images import ImageError, rgb
 from detco.views import MEAN, STD
 
@@ -119,9 +120,9 @@ def extract(job: Job, model: PooledC5, images: Tensor | list, split: str) -> lis
     """Unit-length features of a split's images: files of float16 [CHUNK, C] in the images' order, the last shorter.
 
     The files lie beside the rows' work folders, under a name made of all that decides their content, so that
-    every seed of a row reads the same ones. Ranks share the chunks out; a chunk that is there is not computed
-    again, which is how an interrupted extraction goes on. Float16 keeps eleven binary digits, bfloat16 layers
-    give eight.
+    every seed of a row reads the same ones. Ranks share the chunks out; a chunk that is there as it was written is not
+    computed again, which is how an interrupted extraction goes on, unless the job starts over. Float16 keeps eleven
+    binary digits, bfloat16 layers give eight.
 
     Args:
         images: uint8 [M, 3, H, W], or paths.
@@ -134,19 +135,24 @@ def extract(job: Job, model: PooledC5, images: Tensor | list, split: str) -> lis
     folder = job.work_dir.parent / "features" / f"{split}-{key[:12]}"
     chunks = [range(len(images))[start:start + CHUNK] for start in range(0, len(images), CHUNK)]
     paths = [folder / f"{chunk.start:08d}.npy" for chunk in chunks]
-    todo = [chunk for chunk, path in list(zip(chunks, paths))[dist.get_rank()::dist.get_world_size()]
-            if not path.is_file()]
-    batches = [list(chunk[i:i + BATCH]) for chunk in todo for i in range(0, len(chunk), BATCH)]
-    loader = Squares(images, config["data"]).loader(batches, job.workers)
+    with alone(folder):
+        own = list(zip(chunks, paths))[dist.get_rank()::dist.get_world_size()]
+        _compute(job, model, images, split, [(chunk, path) for chunk, path in own if not job.resume or flaw_of(path)])
+        dist.barrier()
+    return paths
+
+
+def _compute(job: Job, model: PooledC5, images: Tensor | list, split: str, todo: list[tuple[range, Path]]) -> None:
+    """Write the features of chunks of images."""
+    paths = dict(todo)
+    batches = [(chunk, list(chunk[i:i + BATCH])) for chunk, _ in todo for i in range(0, len(chunk), BATCH)]
+    loader = Squares(images, job.protocol.config["data"]).loader([batch for _, batch in batches], job.workers)
     rows = []
     with progress_bar(disable=not dist.is_main_process()) as bar:
-        for crops, batch in zip(bar.track(loader, description=f"{job.name}: {split} features"), batches):
+        for crops, (chunk, batch) in zip(bar.track(loader, description=f"{job.name}: {split} features"), batches):
             stop_if_asked()
             rows.append(normalize(model.of_crops(crops)).half().cpu())
-            chunk = batch[-1] // CHUNK
-            if batch[-1] == chunks[chunk][-1]:
-                with replacing(paths[chunk]) as temporary, open(temporary, "wb") as file:
+            if batch[-1] == chunk[-1]:
+                with replacing(paths[chunk], sealed=True) as temporary, open(temporary, "wb") as file:
                     np.save(file, torch.cat(rows).numpy())
                 rows = []
-    dist.barrier()
-    return paths

@@ -3,7 +3,6 @@
 Facts are those of Goyal et al. (arXiv 1905.01235), as their fair_self_supervision_benchmark, tools/svm, runs them.
 Imports no torch: joblib's processes load this module.
 """
-import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from sklearn.svm import LinearSVC
 
 from benchmarks.data.coco import read_coco
 from detco.console import progress_bar, stop_if_asked
-from detco.files import replacing
+from detco.content import keep, kept
 
 
 @dataclass(frozen=True)
@@ -91,14 +90,13 @@ def choose(features: np.ndarray, present: dict[int, np.ndarray], settings: dict,
         label: of the progress bar; None for none.
     """
     files = {i: folder / f"{i}.json" for i in present}
-    found = {i: json.loads(file.read_text()) if file.is_file() else {} for i, file in files.items()}
+    found = {i: kept(file, dict[str, float]) or {} for i, file in files.items()}
     costs = settings["costs"]
     calls = [delayed(_validated)(i, cost, features, present[i], settings, seed)  # the longest come first
              for cost in sorted(costs, reverse=True) for i in present if str(cost) not in found[i]]
     for i, cost, ap in _spread(calls, jobs, label and f"{label}: costs"):
         found[i][str(cost)] = ap
-        with replacing(files[i]) as temporary:
-            temporary.write_text(json.dumps(found[i]))
+        keep(files[i], found[i])
     return {i: max(costs, key=lambda cost: found[i][str(cost)]) for i in present}
 
 

@@ -25,6 +25,7 @@ from benchmarks.task import load_task, resolve
 from detco import checkpoint as checkpoints
 from detco import engine
 from detco.backbone import ResNetLevels
+from detco.content import keep, kept
 from detco.files import sha256
 from detco.pool import FolderPool, MemoryPool
 from detco.views import MEAN, STD, View
@@ -474,7 +475,7 @@ def test_costs_and_decisions_are_sklearns_and_go_on_after_a_stop(tmp_path, monke
     expected = {str(c): cross_val_score(pipeline(c), raw, present[3], cv=3, scoring="average_precision").mean()
                 for c in SETTINGS["costs"]}
     costs = svm.choose(x, present, SETTINGS, 5, tmp_path)
-    assert json.loads((tmp_path / "3.json").read_text()) == pytest.approx(expected, abs=1e-12)
+    assert kept(tmp_path / "3.json", dict) == pytest.approx(expected, abs=1e-12)
     assert str(costs[3]) == max(expected, key=expected.get)
     ours = svm.decide(x, present, costs, y, SETTINGS, 5)[3]
     assert np.array_equal(ours, pipeline(costs[3]).fit(raw, present[3]).decision_function(tested))
@@ -482,11 +483,11 @@ def test_costs_and_decisions_are_sklearns_and_go_on_after_a_stop(tmp_path, monke
         context.setattr(svm, "_validated", lambda *args: pytest.fail("computed again"))
         assert svm.choose(x, present, SETTINGS, 5, tmp_path) == costs
     assert svm.choose(x, present, SETTINGS, 5, tmp_path / "two", jobs=2) == costs
-    assert json.loads((tmp_path / "two" / "3.json").read_text()) == pytest.approx(expected, abs=0)
+    assert kept(tmp_path / "two" / "3.json", dict) == pytest.approx(expected, abs=0)
 
 
 def test_of_equal_scores_the_first_cost_of_the_list_is_taken(tmp_path):
-    (tmp_path / "0.json").write_text(json.dumps({"0.01": 0.6, "0.1": 0.4, "1.0": 0.6}))
+    keep(tmp_path / "0.json", {"0.01": 0.6, "0.1": 0.4, "1.0": 0.6})
     assert svm.choose(None, {0: None}, SETTINGS, 0, tmp_path) == {0: 0.01}
     assert svm.choose(None, {0: None}, SETTINGS | dict(costs=[1.0, 0.01, 0.1]), 0, tmp_path) == {0: 1.0}
 
