@@ -9,8 +9,9 @@ from benchmarks.recipe import load_scale, resolve_recipe
 from detco.files import replacing
 from leaderboard.checks import Record, first_difference, split_recipes
 from leaderboard.record import read_recipes
-from leaderboard.statistics import mean_half_width, paired_difference, summarise
+from leaderboard.statistics import difference, holm, mean_half_width, summarise, verdict
 from leaderboard.tables import (
+    DIFFERENCE_TEXT,
     by_method,
     difference_rows,
     escaped,
@@ -57,7 +58,8 @@ def page(records: Sequence[Record]) -> str:
     for task in found:
         header, lines = difference_rows(task, BASELINE) if _has(task, BASELINE) else ([], [])
         parts += [f"## {task[0]['task']}", _scores(task)]
-        parts += [render(header, [[*map(escaped, line[:2]), *line[2:]] for line in lines], {0, 1, 5})] if lines else []
+        if lines:
+            parts.append(render(header, [[*map(escaped, line[:2]), *line[2:]] for line in lines], DIFFERENCE_TEXT))
     if curves(rows):
         parts += ["## k-NN over epochs", "Top-1 on Imagenette's validation photos while pretraining runs, the pool "
                   "voting, with the running statistics of that moment; the last line is the checkpoint's.",
@@ -135,17 +137,17 @@ def _counted(rows: Sequence[Record], name: str, label: str) -> str:
 
 
 def _verdicts(found: Sequence[Sequence[Record]], one: str, other: str) -> str:
-    """Each task's difference of the main metric with its interval, clear or not; those both methods have."""
-    said = []
+    """Each task's difference of the main metric with its interval and verdict, corrected over these tasks."""
+    differences = {}
     for task in found:
         methods = by_method(task)
         if one in methods and other in methods:
-            over = paired_difference(methods[one], methods[other], table_metric(task))
-            if over.n > 1:
-                said.append(f"{task[0]['task']} {over.mean:+.1f} [{over.low:+.1f}, {over.high:+.1f}] "
-                            f"({'clear' if over.clear else 'not clear'})")
-            elif over.n:
-                said.append(f"{task[0]['task']} {over.mean:+.1f} (one pair)")
+            over = difference(methods[one], methods[other], table_metric(task))
+            differences |= {task[0]["task"]: over} if over.n else {}
+    corrected = holm([over.p for over in differences.values()])
+    said = [f"{task} {over.mean:+.1f} " + (f"[{over.low:+.1f}, {over.high:+.1f}] over {over.over}, "
+                                           f"{verdict(over.mean, p)}" if over.n > 1 else "(one run a side)")
+            for (task, over), p in zip(differences.items(), corrected)]
     return "; ".join(map(escaped, said)) or "not measured yet"
 
 
@@ -175,7 +177,7 @@ def _points(task: Sequence[Record]) -> dict[str, tuple[float, float, float]]:
         pixels = summarise(_budget(row).get("encoder_pixels") for row in own)
         over = summary(own, table_metric(task))
         if pixels.n and over.n:
-            found[name] = (pixels.mean, over.mean, mean_half_width(over))
+            found[name] = (pixels.mean, over.mean, mean_half_width(own, table_metric(task)))
     return found
 
 

@@ -7,11 +7,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from leaderboard import overview
 from leaderboard.checks import Record, Table, is_todays, recipe_difference, run_of, split_recipes
 from leaderboard.published import published_tables
 from leaderboard.record import read_all, read_protocols, read_recipes
 from leaderboard.statistics import summarise
 from leaderboard.tables import (
+    DIFFERENCE_TEXT,
     MISSING,
     SINGLE_RUN,
     UNRELIABLE,
@@ -50,8 +52,10 @@ score, as that of k-NN, is one run a pretraining however often it is repeated.
 
 Marks: {SINGLE_RUN} one run, no spread is known and no ranking follows; {UNRELIABLE} unreliable, the reason stands
 below; {OUTDATED} pretrained under a recipe that is not today's. Images, Gpixel and device hours are what pretraining
-cost. Differences are paired by run, each with its two-sided 95 % t interval, not corrected for several comparisons;
-*clear* means that the interval leaves zero out.
+cost. Differences stand each with its own 95 % interval: over transfers of one pretraining it is that of pairs of one
+seed, and says nothing of other pretrainings; over pretrainings it is Welch's. Their p values, and so the verdicts at
+5 %, are corrected for all comparisons of a table (Holm). One run a side has no verdict. How often the intervals hold:
+[statistics](../docs/statistics.md).
 """
 
 PUBLISHED_INTRO = """\
@@ -83,6 +87,7 @@ def build(results: str | Path, recipes: str | Path | None = None) -> str:
     earlier = dict(_by_scale(superseded, protocols))
     parts = [INTRO]
     for scale, found in _by_scale(current, protocols):
+        parts.append(f"## {_title(scale, 'overview')}\n\n{overview.matrix(found)}\n")
         parts += [_section(table, rows, today) for table, rows in found.items()]
         parts.append(_checkpoints(scale, [row for rows in found.values() for row in rows]))
         if scale in earlier:
@@ -172,7 +177,7 @@ def _differences(rows: Sequence[Record]) -> str:
     if baseline is None or len(methods) == 1:
         return ""
     header, lines = difference_rows(rows, baseline)
-    return render(header, [[*map(escaped, line[:2]), *line[2:]] for line in lines], text_columns={0, 1, 5})
+    return render(header, [[*map(escaped, line[:2]), *line[2:]] for line in lines], DIFFERENCE_TEXT)
 
 
 def _provenance(rows: Sequence[Record]) -> str:
@@ -181,10 +186,12 @@ def _provenance(rows: Sequence[Record]) -> str:
 
     commits = _listed(_commit(row["environment"]) for row in rows)
     return "\n".join([
+        "<details><summary>Provenance</summary>\n",
         f"- protocol `{rows[0]['protocol_fingerprint'][:12]}`, data `{rows[0]['data_fingerprint'][:12]}`",
         f"- commit {commits}",
         f"- torch {versions('torch')}, mmdet {versions('mmdet')}",
         f"- device {_listed(row['cost']['device'] for row in rows)}",
+        "\n</details>",
     ])
 
 

@@ -11,17 +11,29 @@ from tabulate import tabulate
 from leaderboard.checks import Record, Table, require_one_protocol, split_recipes, table_of
 from leaderboard.errors import RecordError
 from leaderboard.record import read_recipes
-from leaderboard.statistics import PairedDifference, Run, Summary, paired_difference, scores, summarise, taken_over
+from leaderboard.statistics import (
+    Difference,
+    Run,
+    Summary,
+    difference,
+    holm,
+    scores,
+    summarise,
+    taken_over,
+    verdict,
+)
 
 SCALES = ("paper", "small", "mini")  # in the order the leaderboard shows them; others follow by name
 # The metrics that differences are taken of, and the order of the families of columns after the main metric's.
 HEADLINES = ("densepose_AP", "keypoints_AP", "voc_AP", "cityscapes_AP", "bbox_AP", "segm_AP", "mIoU", "top1", "mAP")
 # AP by object size, and average recall: of a table of their own, so that the first can be read.
 DETAIL = re.compile(r"_(AP[sml]|AR\w*)$")
+DIFFERENCE_HEADER = ("metric", "difference", "mean", "95 % interval", "p, corrected", "verdict", "over", "left aside")
+DIFFERENCE_TEXT = {0, 1, 5, 6, 7}  # which of these columns are words
 MISSING = "—"
 SINGLE_RUN = "†"
 UNRELIABLE = "‡"
-_NBSP = "\u00a0"  # keeps "23.4 ± 0.5" on one line of a narrow cell
+NBSP = "\u00a0"  # keeps "23.4 ± 0.5" on one line of a narrow cell
 
 
 def tables(records: Sequence[Record], protocols: Mapping[str, Any] | None = None) -> dict[Table, list[Record]]:
@@ -84,9 +96,9 @@ def score_cell(rows: Sequence[Record], metric: str) -> str:
     over = summarise(values.values())
     if over.n == 0:
         return MISSING
-    spread = SINGLE_RUN if over.n == 1 else f"±{_NBSP}{over.sd:.1f}"
-    count = "" if over.n == len(values) else f"{_NBSP}(n={over.n})"
-    return f"{over.mean:.1f}{_NBSP}{spread}{count}"
+    spread = SINGLE_RUN if over.n == 1 else f"±{NBSP}{over.sd:.1f}"
+    count = "" if over.n == len(values) else f"{NBSP}(n={over.n})"
+    return f"{over.mean:.1f}{NBSP}{spread}{count}"
 
 
 def run_cells(rows: Sequence[Record]) -> list[str]:
@@ -95,34 +107,36 @@ def run_cells(rows: Sequence[Record]) -> list[str]:
 
 
 def difference_rows(rows: Sequence[Record], baseline: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of `method - baseline` for each headline metric, paired by run, in the table's order.
+    """Header and rows of `method - baseline` for each headline metric, in the table's order.
 
     Raises RecordError when the baseline has no record among the rows.
     """
     methods = by_method(rows)
     if baseline not in methods:
         raise RecordError(f"no result of '{baseline}' to compare with; there are: {', '.join(methods)}")
+    found = differences(rows, baseline)
+    return [*DIFFERENCE_HEADER], [[metric, f"{method} - {baseline}", *_difference_cells(over, p)]
+                                  for (metric, method), (over, p) in found.items()]
+
+
+def differences(rows: Sequence[Record], baseline: str) -> dict[tuple[str, str], tuple[Difference, float]]:
+    """(headline metric, method) -> its difference to the baseline and its p, corrected over all of these (Holm); NaN
+    for one value. Rows are of one table."""
+    methods = by_method(rows)
     headline = [name for name in metric_columns(rows) if name in (table_metric(rows), *HEADLINES)]
-    lines = []
-    for metric in headline:
-        for method, own in methods.items():
-            if method != baseline:
-                difference = paired_difference(own, methods[baseline], metric)
-                fixed = own[0]["deterministic"] and difference.n < 2
-                lines.append([metric, f"{method} - {baseline}", *_difference_cells(difference, fixed)])
-    return ["metric", "difference", "mean", "SE", "95 % interval", "verdict", "pairs", "unpaired"], lines
+    found = {(metric, method): difference(own, methods[baseline], metric)
+             for metric in headline for method, own in methods.items() if method != baseline}
+    return {key: (over, p) for (key, over), p in zip(found.items(), holm([over.p for over in found.values()]))}
 
 
-def _difference_cells(difference: PairedDifference, fixed: bool) -> list[str]:
-    """`fixed`: one deterministic score against another, of which chance has no part that was seen."""
-    mean = f"{difference.mean:+.2f}" if difference.n else MISSING
-    error = interval = MISSING
-    if difference.n > 1:
-        error = f"{difference.se:.2f}"
-        interval = f"{difference.low:+.2f}{_NBSP}…{_NBSP}{difference.high:+.2f}"
-    verdict = MISSING if fixed else "clear" if difference.clear else "not clear"
-    unpaired = ", ".join(map(_run, difference.unpaired)) or MISSING
-    return [mean, error, interval, verdict, str(difference.n), unpaired]
+def _difference_cells(over: Difference, p: float) -> list[str]:
+    mean = f"{over.mean:+.2f}" if over.n else MISSING
+    interval = shown = MISSING
+    if over.n > 1:
+        interval = f"{over.low:+.2f}{NBSP}…{NBSP}{over.high:+.2f}"
+        shown = "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return [mean, interval, shown, verdict(over.mean, p) or MISSING, over.over or MISSING,
+            ", ".join(map(_run, over.unpaired)) or MISSING]
 
 
 def _run(run: Run) -> str:
@@ -147,7 +161,7 @@ def format_comparison(records: Sequence[Record], baseline: str) -> str:
     header, lines = difference_rows(_one_table(records), baseline)
     if not lines:
         return f"nothing to compare yet: {baseline} is the only method with results"
-    return _console(header, lines, text_columns={0, 1, 5})
+    return _console(header, lines, DIFFERENCE_TEXT)
 
 
 def _one_table(records: Sequence[Record]) -> list[Record]:
@@ -159,7 +173,7 @@ def _one_table(records: Sequence[Record]) -> list[Record]:
 
 
 def _console(header: list[str], lines: list[list[str]], text_columns: set[int]) -> str:
-    plain = [[cell.replace(_NBSP, " ") for cell in line] for line in lines]
+    plain = [[cell.replace(NBSP, " ") for cell in line] for line in lines]
     return render(header, plain, text_columns, "simple")
 
 

@@ -28,7 +28,7 @@ def grid(text, heading):
     return [table[0], *table[2:]]
 
 
-def scores(text, heading="## mini"):
+def scores(text, heading="## mini · coco_maskrcnn_c4"):
     header, *rows = grid(text, heading)
     return {row[0]: dict(zip(header, row)) for row in rows}
 
@@ -63,7 +63,7 @@ def test_sizes_and_recall_stand_folded_in_a_table_of_their_own(results, make):
     assert "bbox_APs" not in scores(text, "## mini · sized")["detco"]
     folded = scores(text[text.index("## mini · sized"):], "<summary>By object size, and recall</summary>")
     assert folded == {"detco": {"method": "detco", "bbox_APs": "5.0 ± 1.4", "bbox_AR100": "50.0 ± 0.0"}}
-    assert text.count("<details>") == text.count("</details>") == 1
+    assert text.count("<details>") == text.count("</details>") == 3  # and the provenance of two tables
 
 
 def test_a_single_run_is_marked(results, make):
@@ -89,7 +89,7 @@ def test_a_deterministic_score_repeated_has_neither_interval_nor_verdict(root, m
     page = build(root)
     assert (scores(page)["detco"]["bbox_AP"], scores(page)["detco"]["runs"]) == ("40.0 †", "1")
     _, row = grid(page, "Ordered by")
-    assert row[2:7] == ["+10.00", "—", "—", "—", "1"]
+    assert row[2:] == ["+10.00", "—", "—", "—", "—", "—"]
 
 
 def test_a_missing_cell_is_a_dash_and_fewer_values_are_counted(results, make):
@@ -115,23 +115,54 @@ def test_an_unreliable_row_says_why(results, make):
     assert "‡ detco p0 s1: the loss was \\*not\\* finite" in page
 
 
+def test_the_overview_has_every_number_its_interval_and_its_verdict(results, make):
+    for task, best in (("knn", 50.0), ("voc07_svm", 60.0)):
+        for method, score in (("detco", best), ("moco_v2", best - 10), ("supervised", best - 10)):
+            write(results, make(method, task=task, main_metric="mAP", metrics={"mAP": score}))
+    header, *rows = grid(build(results), "## mini · overview")
+    assert header == ["task", "detco", "moco_v2", "supervised", "random_init"]
+    # Seeds 24.0, 24.3, 24.6: sd 0.3, half of the interval 4.303 x 0.3 / sqrt(3).
+    assert rows == [["coco_maskrcnn_c4", "24.3 ± 0.7 ▲", "23.3 ± 0.7", "21.8 ± 0.7 ▼", "17.3 ± 0.7 ▼"],
+                    ["knn", "50.0 †", "40.0 †", "40.0 †", "—"], ["voc07_svm", "60.0 †", "50.0 †", "50.0 †", "—"],
+                    ["mean rank", "1.0 ± 0.0", "2.3 ± 0.7", "2.7 ± 0.7", "—"]]
+
+
+def test_of_several_versions_of_a_task_the_overview_has_the_newest(results, make):
+    write(results, make("detco", task_version=2, metrics={"bbox_AP": 5.0, "segm_AP": 1.0}))
+    assert grid(build(results), "## mini · overview") == [["task", "detco"], ["coco_maskrcnn_c4", "5.0 †"]]
+
+
+def test_which_task_foretells_which_is_said_from_five_methods_on(root, make):
+    from scipy.stats import spearmanr
+
+    scored = {"knn": [10, 20, 30, 40, 50], "voc07_svm": [1, 3, 2, 5, 4]}
+    for task, values in scored.items():
+        for number, value in enumerate(values):
+            write(root, make(f"m{number}", task=task, main_metric="mAP", metrics={"mAP": float(value)}))
+    row, = grid(build(root), "Which task foretells which")[1:]
+    r = spearmanr(*scored.values()).statistic
+    assert row[:3] == ["knn", "voc07_svm", f"{r:+.2f}"] and row[4] == "5"
+    next(root.rglob("m4-*.json")).unlink()
+    assert "foretells" not in build(root)
+
+
 def test_paired_differences_to_moco_v2_then_to_random_init(results):
     rows = grid(build(results), "Ordered by")[1:]
     assert [row[:2] for row in rows] == [[metric, f"{method} - moco_v2"] for metric in ("bbox_AP", "segm_AP")
                                          for method in ("detco", "supervised", "random_init")]
-    assert rows[1][2:] == ["-1.50", "0.00", "-1.50 … -1.50", "clear", "3", "—"]
+    assert rows[1][2:] == ["-1.50", "-1.50 … -1.50", "< 0.001", "worse", "3 transfers", "—"]
     for path in results.rglob("moco_v2-*.json"):
         path.unlink()
     assert "detco - random_init" in build(results)
     for path in results.rglob("random_init-*.json"):
         path.unlink()
-    assert "interval |" not in build(results)
+    assert "left aside" not in build(results)
 
 
 def test_unpaired_seeds_are_named(results, make):
     write(results, make("detco", 7))
     _, first, *_ = grid(build(results), "Ordered by")
-    assert first[-2:] == ["3", "p0 s7"]
+    assert first[-2:] == ["3 transfers", "p0 s7"]
 
 
 def test_provenance_names_code_data_and_device(results, make):

@@ -4,7 +4,7 @@ import re
 import pytest
 
 from benchmarks import evidence
-from leaderboard.statistics import paired_difference
+from leaderboard.statistics import difference, holm, verdict
 
 
 def curve(top):
@@ -31,10 +31,11 @@ def test_sentences_give_the_differences_and_their_intervals(rows):
     text = evidence.page(rows)
     mine = [[r for r in rows if r["method"] == m and r["scale"] == "small" and r["task"] == "coco_maskrcnn_c4"]
             for m in ("detco", "moco_v2")]
-    over = paired_difference(*mine, "bbox_AP")
-    assert over.n == 4 and over.clear
-    said = rf"at equal epochs: coco_maskrcnn_c4 \+{over.mean:.1f} \[\+{over.low:.1f}, \+{over.high:.1f}\] \(clear\)"
-    assert re.search(said, text.replace("\\", ""))
+    over = difference(*mine, "bbox_AP")
+    told = verdict(over.mean, holm([over.p, over.p])[0])  # as for the other task
+    said = f"at equal epochs: coco_maskrcnn_c4 {over.mean:+.1f} [{over.low:+.1f}, {over.high:+.1f}] over " \
+        f"2 + 2 pretrainings, {told}; "
+    assert told and said in text.replace("\\", "")
     assert "over 2 tasks: detco 8 from 2; moco_v2 8 from 2; moco_v2, schedule.epochs 7 2 from 1." in text
     assert re.search(r"at equal encoder pixels: coco_maskrcnn_c4 [^;]*\.", text)
     assert "against random initialisation: not measured yet" in text

@@ -1,0 +1,117 @@
+"""A scale at one glance: every method's number in every task, overall ranks, and which task foretells which."""
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from statistics import fmean
+
+from leaderboard.checks import Record, Table
+from leaderboard.statistics import mean_half_width, summarise, t_half_width, verdict
+from leaderboard.tables import MISSING, NBSP, SINGLE_RUN, by_method, differences, escaped, render, summary, table_metric
+
+AGAINST = "moco_v2"
+MARKS = {"better": "▲", "worse": "▼", "not distinguishable": "≈", "": ""}
+FORETELLS = 5  # methods that a correlation between tasks is taken of, at least
+Found = Mapping[Table, Sequence[Record]]
+
+INTRO = f"""\
+One number a task, its main metric: mean ± half of its 95 % interval, over pretrainings where there are several, else
+over transfers of one. Against {AGAINST}, at 5 %, corrected for all comparisons of the task's table:
+{MARKS["better"]} better, {MARKS["worse"]} worse, {MARKS["not distinguishable"]} not distinguishable.
+{SINGLE_RUN} one run, of which nothing follows."""
+
+
+def newest(found: Found) -> dict[str, Sequence[Record]]:
+    """Name -> rows of each task of one scale, of its newest version; the schedule is named where a task has several."""
+    last: dict[tuple[str, str], Table] = {}
+    for table in found:
+        _, task, version, schedule = table
+        if (task, schedule) not in last or last[task, schedule][2] < version:
+            last[task, schedule] = table
+    tasks = [task for task, _ in last]
+    return {task if tasks.count(task) == 1 else f"{task} · {schedule}": found[table]
+            for (task, schedule), table in last.items()}
+
+
+def matrix(found: Found) -> str:
+    """Tasks by methods in markdown, the longer side downwards, with mean ranks; of one scale's tables."""
+    tasks = newest(found)
+    ranked = ranks(tasks)
+    cells = {name: task_cells(rows) for name, rows in tasks.items()}
+    methods = sorted({method for row in cells.values() for method in row}, key=lambda m: (ranked.get(m, (99.0,)), m))
+    if ranked:
+        cells["mean rank"] = {method: f"{mean:.1f}{NBSP}±{NBSP}{half:.1f}" for method, (mean, half) in ranked.items()}
+    if len(cells) >= len(methods):
+        header, lines = ["task", *methods], [[name, *(own.get(m, MISSING) for m in methods)]
+                                             for name, own in cells.items()]
+    else:
+        header, lines = ["method", *cells], [[m, *(own.get(m, MISSING) for own in cells.values())] for m in methods]
+    shown = [[escaped(first), *rest] for first, *rest in lines]
+    parts = [INTRO, render([escaped(name) for name in header], shown, {0})]
+    if ranked:
+        parts.append("Mean rank: of the methods that have every task, with its 95 % interval over tasks.")
+    return "\n\n".join([*parts, *_foretelling(tasks)])
+
+
+def task_cells(rows: Sequence[Record]) -> dict[str, str]:
+    """Method -> its cell in the matrix."""
+    metric, methods = table_metric(rows), by_method(rows)
+    against = differences(rows, AGAINST) if AGAINST in methods else {}
+    found = {}
+    for method, own in methods.items():
+        over, half = summary(own, metric), mean_half_width(own, metric)
+        if not over.n:
+            continue
+        spread = SINGLE_RUN if math.isnan(half) else f"±{NBSP}{half:.1f}"
+        difference, p = against.get((metric, method), (None, math.nan))
+        mark = MARKS[verdict(difference.mean, p)] if difference else ""
+        found[method] = NBSP.join(filter(None, [f"{over.mean:.1f}", spread, mark]))
+    return found
+
+
+def means(rows: Sequence[Record]) -> dict[str, float]:
+    """Method -> mean of the main metric, where one was measured."""
+    found = {method: summary(own, table_metric(rows)).mean for method, own in by_method(rows).items()}
+    return {method: mean for method, mean in found.items() if not math.isnan(mean)}
+
+
+def ranks(tasks: Mapping[str, Sequence[Record]]) -> dict[str, tuple[float, float]]:
+    """Method -> mean rank over tasks and half of its 95 % interval, of methods that have every task; empty where they
+    are fewer than two, or the tasks fewer than three."""
+    scored = [means(rows) for rows in tasks.values()]
+    whole = sorted(set.intersection(*map(set, scored))) if len(scored) > 2 else []
+    if len(whole) < 2:
+        return {}
+    placed = {method: [1 + sum(own[other] > own[method] for other in whole)
+                       + sum(own[other] == own[method] for other in whole if other != method) / 2 for own in scored]
+              for method in whole}
+    return {method: (fmean(places), t_half_width(summarise(places))) for method, places in placed.items()}
+
+
+def foretold(tasks: Mapping[str, Sequence[Record]]) -> dict[tuple[str, str], tuple[float, float, float, int]]:
+    """Two tasks -> Spearman's correlation of the methods' means in both, its 95 % interval (Bonett and Wright 2000) and
+    how many methods it was taken of, from `FORETELLS` on."""
+    from scipy.stats import spearmanr  # late: half a second that only a page needs
+
+    found = {}
+    scored = {name: means(rows) for name, rows in tasks.items()}
+    for a, b in combinations(scored, 2):
+        shared = sorted(scored[a].keys() & scored[b].keys())
+        if len(shared) >= FORETELLS:
+            r = float(spearmanr(*([own[method] for method in shared] for own in (scored[a], scored[b]))).statistic)
+            if not math.isnan(r):
+                half = 1.96 * math.sqrt((1 + r**2 / 2) / (len(shared) - 3))
+                z = math.atanh(max(-0.999999, min(0.999999, r)))
+                found[a, b] = r, math.tanh(z - half), math.tanh(z + half), len(shared)
+    return found
+
+
+def _foretelling(tasks: Mapping[str, Sequence[Record]]) -> list[str]:
+    if not (found := foretold(tasks)):
+        return []
+    lines = [[escaped(a), escaped(b), f"{r:+.2f}", f"{low:+.2f}{NBSP}…{NBSP}{high:+.2f}", str(n)]
+             for (a, b), (r, low, high, n) in sorted(found.items(), key=lambda item: -item[1][0])]
+    table = render(["task", "and", "rank correlation", "95 % interval", "methods"], lines, {0, 1})
+    return [f"<details><summary>Which task foretells which: rank correlations over methods</summary>\n\n{table}\n\n"
+            "</details>"]
