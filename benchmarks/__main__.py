@@ -5,6 +5,7 @@ from pkgutil import resolve_name
 
 COMMANDS = {
     "run": ("benchmarks.run:main", "pretrain, transfer, record: the main job"),
+    "compare": ("benchmarks.compare:main", "two methods on the same photos: intervals over images, kinds of errors"),
     "prepare": ("benchmarks.prepare:main", "make a scale's data, or check a public data set"),
     "leaderboard": ("leaderboard.__main__:main", "rebuild or check the leaderboard's page"),
     "checkpoint": ("detco.checkpoint:main", "show or convert a checkpoint"),

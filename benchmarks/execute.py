@@ -20,7 +20,7 @@ from detco.config import digest
 from detco.console import log
 from detco.distributed import alone, join
 from detco.pool import FolderPool, MemoryPool
-from leaderboard import build, record, tables
+from leaderboard import build, detections, record, tables
 
 Pool = MemoryPool | FolderPool
 
@@ -202,6 +202,11 @@ def _row(plan: Plan, step: Transfer, data: CocoData | Pools, ready: Ready, seed:
             result = transfer(job)
     if options.filed and dist.is_main_process():
         outcome = record.file(plan.folders.results, result, without_prose(protocol.config), options.replace)
+        if result["detections"] and outcome.status in ("filed", "same"):
+            from benchmarks.detection.evaluate import files_of
+
+            detections.keep(plan.folders.results, result["detections"],
+                            files_of(protocol.config["task"]["metrics"], folder))
         _log(f"{ready.row}, {protocol.task}, {seeds}: {outcome.line}")
     return result
 

@@ -45,7 +45,12 @@ def detections_of(kind: str, folder: Path) -> Path:
 
 def hash_of_detections(kinds: Iterable[str], folder: Path) -> str:
     """What the detections in a folder that some kinds' scores come from are known by. Raises FileNotFoundError."""
-    return digest([sha256(file) for file in dict.fromkeys(detections_of(kind, folder) for kind in kinds)])
+    return digest([sha256(file) for file in files_of(kinds, folder)])
+
+
+def files_of(kinds: Iterable[str], folder: Path) -> list[Path]:
+    """The files in a folder that some kinds' scores come from, each once."""
+    return list(dict.fromkeys(detections_of(kind, folder) for kind in kinds))
 
 
 def semantic_metrics(counts: Path) -> Scores:

@@ -1,0 +1,130 @@
+"""Two methods' filed detections on the same photos: how far their difference depends on these, and what goes wrong.
+
+    python benchmarks/compare.py detco moco_v2 --scale small --task coco_maskrcnn_c4
+
+Reads the board's records and the detections kept beside it (`leaderboard/detections/`), and the data they were tested
+on. For each pair of runs with the same seeds the photos are drawn with replacement, the same for both, and COCO's AP is
+accumulated again; the official figures stay pycocotools'. Errors are TIDE's six kinds: what AP50 would gain without
+each.
+"""
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from benchmarks.cli import RESULTS
+from benchmarks.data import sources
+from benchmarks.errors import ended
+from detco.console import CONSOLE, log
+from detco.errors import UserError, nearest
+from leaderboard import detections
+from leaderboard.checks import Record, run_of
+from leaderboard.record import read_all
+from leaderboard.statistics import difference, verdict
+from leaderboard.tables import render
+
+KINDS = ("bbox", "segm", "keypoints")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("methods", nargs=2, metavar="METHOD", help="rows' names; differences are the first less the second")
+    p.add_argument("--scale", default="mini", help="default: mini")
+    p.add_argument("--task", default="coco_maskrcnn_c4", help="default: coco_maskrcnn_c4")
+    p.add_argument("--schedule", help="where the rows have several")
+    p.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the photos, a pair (default: 1000)")
+    p.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="default: data")
+    p.add_argument("--results", type=Path, default=RESULTS, metavar="DIR",
+                   help="default: leaderboard/results, of the checkout or of the current folder")
+    return p
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Compare; the exit status (`benchmarks.errors.ended`)."""
+    arguments = parser().parse_args(words)
+    return ended(lambda: run(arguments), Path("work_dirs"))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the comparison. Raises UserError and RecordError for what cannot be compared."""
+    if arguments.resamples < 2:
+        raise UserError(f"--resamples {arguments.resamples}: give 2 or more")
+    rows = _rows(arguments)
+    sides = [{(row["pretrain_seed"], row["seed"]): row for row in rows if row["method"] == method}
+             for method in arguments.methods]
+    if not (pairs := sorted(sides[0].keys() & sides[1].keys(), key=str)):
+        raise UserError(f"{' and '.join(arguments.methods)} have no run of the same seeds; run both with one --seed")
+    first = rows[0]
+    kinds = [kind for kind in KINDS if f"{kind}_AP" in first["metrics"]]
+    if not kinds:
+        raise UserError(f"{first['task']}: detects nothing that COCO's AP is taken of; see its table on the board")
+    data = sources.coco_for(first["scale"], first["data"]["source"], arguments.data_root)
+    if data.fingerprint != first["data_fingerprint"]:
+        raise UserError(f"{arguments.data_root}: not the data that the rows were tested on; prepare those, or give "
+                        "another --data-root")
+    truth = json.loads(data.val_annotations.read_text())
+    for kind in kinds:
+        with CONSOLE.status(f"{kind}: {len(pairs)} pairs, {arguments.resamples} times {len(truth['images'])} photos"):
+            tables = _compared(arguments, kind, truth, sides, pairs)
+        log("\n\n".join(tables) + "\n")
+    log("photos: over images drawn with replacement, a pair of runs at a time; seeds: over the runs "
+        "(docs/statistics.md)")
+    return 0
+
+
+def _rows(arguments: argparse.Namespace) -> list[Record]:
+    """Both methods' rows of the newest version that both have."""
+    rows = [row for row in read_all(arguments.results)
+            if (row["scale"], row["task"]) == (arguments.scale, arguments.task)
+            and arguments.schedule in (None, row["schedule"])]
+    for method in arguments.methods:
+        if method not in (known := sorted({row["method"] for row in rows})):
+            raise UserError(f"{nearest('method', method, known)} at {arguments.scale}, {arguments.task}" if known else
+                            f"no row of {arguments.task} at scale {arguments.scale} in {arguments.results}")
+    tables = [{(row["task_version"], row["schedule"]) for row in rows if row["method"] == m} for m in arguments.methods]
+    if not (shared := tables[0] & tables[1]):
+        raise UserError(f"{' and '.join(arguments.methods)} share no version and schedule of {arguments.task}; run one "
+                        "of them again")
+    version = max(version for version, _ in shared)
+    if len(schedules := sorted(name for number, name in shared if number == version)) > 1:
+        raise UserError(f"{arguments.task}: give one --schedule of {', '.join(schedules)}")
+    return [row for row in rows if row["method"] in arguments.methods
+            and (row["task_version"], row["schedule"]) == (version, schedules[0])]
+
+
+def _compared(arguments: argparse.Namespace, kind: str, truth: dict, sides: list[dict], pairs: list) -> list[str]:
+    """Of one kind of detections: the differences, and the errors of both methods."""
+    from benchmarks.detection.resampling import bootstrap, match
+
+    lines, errors = [], [[], []]
+    for pair in pairs:
+        found = [match(truth, _results(arguments.results, side[pair], kind), kind) for side in sides]
+        for side, (_, kinds_of_error) in zip(errors, found):
+            side.append(kinds_of_error)
+        for name, (mean, error, low, high) in bootstrap(found[0][0], found[1][0], arguments.resamples).items():
+            lines.append([f"{kind}_{name}", "photos", run_of(sides[0][pair]).partition(" ")[2], f"{mean:+.2f}",
+                          f"{error:.2f}", f"{low:+.2f} … {high:+.2f}", ""])
+    for name in ("AP", "AP50", "AP75"):
+        over = difference(*(list(side.values()) for side in sides), f"{kind}_{name}")
+        several = over.n > 1
+        lines.append([f"{kind}_{name}", "seeds", over.over, f"{over.mean:+.2f}", f"{over.se:.2f}" if several else "—",
+                      f"{over.low:+.2f} … {over.high:+.2f}" if several else "—", verdict(over.mean, over.p)])
+    lines.sort(key=lambda line: line[0])
+    tables = [render(["metric", "over", "runs", " - ".join(arguments.methods), "SE", "95 % interval", "verdict"], lines,
+                     {0, 1, 2, 6}, "simple")]
+    if errors[0][0]:
+        shown = [[method, *(f"{fmean(each[name] for each in side):.2f}" for name in side[0])]
+                 for method, side in zip(arguments.methods, errors)]
+        tables.append(render([f"{kind}: AP50 lost to", *errors[0][0]], shown, {0}, "simple"))
+    return tables
+
+
+def _results(root: Path, row: Record, kind: str) -> list[dict]:
+    return json.loads(detections.read(root, row["detections"])[f"detections.{kind}.json"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
