@@ -11,6 +11,7 @@ import json
 import math
 import os
 import reprlib
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -34,6 +35,7 @@ from leaderboard.statistics import prediction_half_width, summarise
 HERE = Path(__file__).parent
 SCHEMA = 2
 RECIPES = HERE / "recipes.json"  # today's recipes: {scale: {method: hash}}
+LARGEST = 4_000_000  # bytes of a record or a protocol
 NAMES_KEPT = 8  # of those that a load report lists
 # Where two runs of one key may differ and still have measured the same; of the data the fingerprint tells more.
 _INCIDENTAL = ("cost", "environment", "checkpoint", "data")
@@ -74,14 +76,51 @@ def _validator() -> Any:
     return kind(json.loads((HERE / "schema.json").read_text(encoding="utf-8")))
 
 
+@cache
+def _quick() -> Any:
+    from jsonschema_rs import validator_for
+
+    return validator_for(json.loads((HERE / "schema.json").read_text(encoding="utf-8")))
+
+
+@cache
+def _integers() -> tuple[tuple[str, ...], ...]:
+    """Where the schema wants an integer, for which JSON Schema takes 1.0 too."""
+    schema = json.loads((HERE / "schema.json").read_text(encoding="utf-8"))
+
+    def walk(node: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        if "$ref" in node:
+            node = schema["$defs"][node["$ref"].rpartition("/")[2]]
+        kinds = node.get("type", [])
+        if "integer" in kinds and "number" not in kinds:
+            yield path
+        for name, inner in node.get("properties", {}).items():
+            yield from walk(inner, (*path, name))
+
+    return tuple(walk(schema, ()))
+
+
+def _whole(record: Any, paths: Iterable[tuple[str, ...]]) -> bool:
+    """Whether a valid record has no fraction, not even of zero, where integers belong."""
+    for path in paths:
+        value = record
+        for name in path:
+            value = value.get(name) if isinstance(value, dict) else None
+        if isinstance(value, float):
+            return False
+    return True
+
+
 def validate(record: Any) -> None:
     """Raises RecordError, one line that names the field, unless `record` (JSON values) keeps the contract."""
     from jsonschema.exceptions import best_match
 
     if isinstance(record, dict) and type(record.get("schema")) is int and record["schema"] != SCHEMA:
         raise RecordError(f"field 'schema' is {record['schema']}; this version reads schema {SCHEMA}")
-    if error := best_match(_validator().iter_errors(record)):
-        raise RecordError(_in_words(error))
+    if not (_quick().is_valid(record) and _whole(record, _integers())):  # 25 microseconds instead of 1,200
+        if error := best_match(_validator().iter_errors(record)):
+            raise RecordError(_in_words(error))
+        raise RecordError("one validator of JSON Schema takes it and another does not")
     if record["main_metric"] not in record["metrics"]:
         raise RecordError(f"field 'main_metric' is '{record['main_metric']}', which 'metrics' does not hold")
     config, stated = record["recipe"]["config"], record["recipe"]["hash"]
@@ -330,10 +369,18 @@ def read_all(root: str | Path) -> list[Record]:
 def _load(path: Path) -> Any:
     """A file's JSON, without doubled keys and numbers that are not finite. Raises RecordError."""
     try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise RecordError("a folder, pipe or device, not a file; remove it")
+        if status.st_size > LARGEST:
+            raise RecordError(f"{status.st_size / 1e6:.0f} MB, where the largest may have {LARGEST / 1e6:.0f}; remove "
+                              "it")
         return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant,
                           parse_float=_finite)
     except FileNotFoundError:
         raise RecordError(f"{path}: no such file") from None
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error.strerror}); remove it") from None
     except (ValueError, RecursionError) as error:  # json and unicode errors are ValueErrors too
         raise RecordError(f"{path}: {error}") from error
 

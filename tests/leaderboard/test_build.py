@@ -1,6 +1,8 @@
 """The page: order, marks, checks across rows, staleness, and the paper's block against its file."""
 import csv
 import json
+import os
+import re
 import shutil
 
 import pytest
@@ -385,3 +387,75 @@ def test_the_console_comparison(make):
     with pytest.raises(RecordError, match="no result of 'byol' to compare with; there are: detco, moco_v2"):
         format_comparison(records, "byol")
     assert format_comparison(records[:3], "random_init").startswith("nothing to compare yet")
+
+
+def _sparse(path):
+    with path.open("wb") as file:
+        file.truncate(100_000_000)
+
+
+def _loop(path):
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def _pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def _edit(old, new):
+    return lambda path: path.write_text(path.read_text().replace(old, new, 1))
+
+
+@pytest.mark.parametrize(("harm", "words"), [
+    (_edit('"bbox_AP": 24.0', '"bbox_AP": Infinity'), "Infinity is no JSON number"),
+    (_edit('"bbox_AP": 24.0', '"bbox_AP": 1e999'), "'1e999' is beyond any number"),
+    (_edit('"bbox_AP": 24.0', '"bbox_AP": 1e308'), "field 'metrics.bbox_AP' is 1e+308; it must be at most 100"),
+    (_edit('"bbox_AP": 24.0', '"bbox_AP": 250'), "field 'metrics.bbox_AP' is 250; it must be at most 100"),
+    (_edit('"seed": 0', '"seed": 0.0'), "field 'seed' is 0.0; it must be integer"),
+    (_edit('"limit": null', '"limit": null, "limit": null'), "field 'limit' stands twice"),
+    (_edit('"schema": 2', '"schema": 3'), "field 'schema' is 3; this version reads schema 2"),
+    (_edit('"disc"', '"<img src=x>\\n# heading"'), "a name in 'per_class.bbox'"),
+    (lambda path: path.write_text("[" * 100_000), "recursion"),
+    (lambda path: path.write_bytes(path.read_bytes().replace(b"disc", b"di\xffc")), "'utf-8' codec can't decode"),
+    (_sparse, "100 MB, where the largest may have 4; remove it"),
+    (_loop, "cannot be read (Too many levels of symbolic links)"),
+    (_pipe, "a folder, pipe or device, not a file; remove it"),
+    (_folder, "a folder, pipe or device, not a file; remove it")])
+def test_whatever_lies_among_the_records_is_named_in_one_line_and_harms_nothing(harm, words, results, capsys):
+    page, path = results.parent / "page.md", results / "mini" / "coco_maskrcnn_c4" / "detco-p0-s0.json"
+    assert main(["--results", str(results), "--output", str(page)]) == 0
+    before = page.read_bytes()
+    harm(path)
+    capsys.readouterr()
+    assert main(["--results", str(results), "--output", str(page)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"error: {path}: " in line and words in line and page.read_bytes() == before
+
+
+INJECTIONS = ["<script>alert(1)</script>", "a|b|c", "# heading", "](http://x)", "![x](y)", "`code`", "**bold**",
+              "@all", "$x$", "<!-- x", "a\n# b"]
+
+
+@pytest.mark.parametrize("text", INJECTIONS)
+def test_no_field_that_reaches_the_page_makes_markup(text, results, make):
+    """Those that the schema leaves free: names of classes and rows are held to a pattern."""
+    for field, value in (("unreliable", text), ("changes", {"train_cfg.x": text}),
+                         ("environment", {"versions": {"torch": text, "mmdet": text}, "platform": text, "commit": None,
+                                          "dirty": False}),
+                         ("cost", make()["cost"] | {"device": text})):
+        try:
+            write(results, make("detco", 5, schedule="mini+0a", **{field: value}))
+        except RecordError:
+            continue  # refused is as good
+        page = build(results)
+        for line in page.splitlines():
+            assert not line.startswith(("# b", "# heading"))
+            assert not re.search(r"(?<!\\)(<script|<!-- x|!\[x\]\(y|@all)", line), (field, line)
+        assert page.count("\n# ") == 0
