@@ -7,7 +7,8 @@ COMMANDS = {
     "run": ("benchmarks.run:main", "pretrain, transfer, record: the main job"),
     "compare": ("benchmarks.compare:main", "two methods on the same photos: intervals over images, kinds of errors"),
     "prepare": ("benchmarks.prepare:main", "make a scale's data, or check a public data set"),
-    "leaderboard": ("leaderboard.__main__:main", "rebuild or check the leaderboard's page"),
+    "leaderboard": ("leaderboard.__main__:main", "rebuild or check the leaderboard's page; add results from elsewhere"),
+    "verify": ("benchmarks.verify:main", "score filed rows again from their kept detections"),
     "checkpoint": ("detco.checkpoint:main", "show or convert a checkpoint"),
     "speed": ("benchmarks.speed:main", "measure the speed of pretraining, side by side with others"),
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.environment import PeakMemory, device_name, environment
 from benchmarks.job import Job
+from benchmarks.task import without_prose
 from detco.checkpoint import CheckpointError
 from detco.errors import UserError
 from detco.files import flaw_of, replacing
@@ -89,7 +90,7 @@ def transfer(job: Job) -> dict:
         environment=environment(), unreliable=None)
     if dist.is_main_process():
         with replacing(job.work_dir / "protocol.json") as temporary:
-            temporary.write_text(json.dumps(protocol.config, indent=1, sort_keys=True))
+            temporary.write_text(json.dumps(without_prose(protocol.config), indent=1, sort_keys=True))
         with replacing(job.work_dir / RESULT, sealed=True) as temporary:
             temporary.write_text(json.dumps(record, indent=1, sort_keys=True))
         for state in job.work_dir.glob("iter_*.pth"):

@@ -9,6 +9,7 @@ import hashlib
 import os
 import zipfile
 from collections.abc import Iterable
+from itertools import permutations
 from pathlib import Path
 
 from leaderboard.errors import RecordError
@@ -45,6 +46,17 @@ def read(root: str | Path, stated: str) -> dict[str, bytes]:
     if not path.is_file():
         raise RecordError(f"{path}: no such detections; run the row again, or copy the folder from who filed it")
     return _read(path, stated)
+
+
+def beside(path: Path, stated: str) -> list[Path]:
+    """The files `detections.*.json` beside a result, in the order that makes up the hash it states. Raises RecordError
+    where none does."""
+    files = sorted(path.parent.glob("detections.*.json"))
+    digests = {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    for order in permutations(files):
+        if fingerprint([digests[file] for file in order]) == stated:
+            return list(order)
+    raise RecordError(f"{path}: the detections beside it are not those that it states; give all files of the run")
 
 
 def _read(path: Path, stated: str) -> dict[str, bytes]:

@@ -35,6 +35,7 @@ from leaderboard.statistics import prediction_half_width, summarise
 HERE = Path(__file__).parent
 SCHEMA = 2
 RECIPES = HERE / "recipes.json"  # today's recipes: {scale: {method: hash}}
+SUMS = "SHA256SUMS"  # in the results folder: the records as they were filed
 LARGEST = 4_000_000  # bytes of a record or a protocol
 NAMES_KEPT = 8  # of those that a load report lists
 # Where two runs of one key may differ and still have measured the same; of the data the fingerprint tells more.
@@ -162,9 +163,33 @@ def write(root: str | Path, record: Record) -> Path:
     Raises RecordError for a record that breaks the contract or holds what JSON cannot, OSError from the disk.
     """
     record = as_json(record)
-    path = result_path(root, record)
-    write_text(path, _text(record))
+    path, text = result_path(root, record), _text(record)
+    write_text(path, text)
+    sums = read_sums(root) | {path.relative_to(root).as_posix(): hashlib.sha256(text.encode()).hexdigest()}
+    there = {name: digest for name, digest in sums.items() if (Path(root) / name).is_file()}
+    write_text(Path(root) / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sorted(there.items())))
     return path
+
+
+def read_sums(root: str | Path) -> dict[str, str]:
+    """What the board's SHA256SUMS, in the form of `sha256sum`, states: name under `root` -> sha256. Empty without one.
+    """
+    try:
+        lines = (Path(root) / SUMS).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+
+
+def edited(root: str | Path) -> list[str]:
+    """What of a board was changed by hand, a line each: records edited since they were filed, or never filed."""
+    stated, found = read_sums(root), []
+    for path in sorted(Path(root).rglob("*.json")):
+        name = path.relative_to(root).as_posix()
+        if stated.pop(name, None) != hashlib.sha256(path.read_bytes()).hexdigest():
+            found.append(f"{path}: not as it was filed; restore it, or file it by `python -m leaderboard add`")
+    return found + [f"{Path(root) / name}: filed, but no longer there; restore it, or take its line out of {SUMS}"
+                    for name in sorted(stated)]
 
 
 def as_json(record: Record) -> Record:
@@ -271,7 +296,7 @@ def _filed(root: str | Path, record: Record, protocol: Mapping[str, Any], replac
         return _compared(path, record, known, runs)
     others = [row for row in filed if row is not known]
     beside = [row for row in others if table_of(row) == table_of(record)][:1]  # those filed agree with each other
-    protocols = {row["protocol_fingerprint"]: _filed_protocol(root, row) for row in beside}
+    protocols = {row["protocol_fingerprint"]: filed_protocol(root, row) for row in beside}
     require_one_protocol([*beside, record], protocols | {record["protocol_fingerprint"]: protocol})
     split_recipes([row for row in others if row["method"] == record["method"]] + [record], read_recipes(recipes))
     write_protocol(root, protocol)
@@ -310,9 +335,10 @@ def write_protocol(root: str | Path, config: Mapping[str, Any]) -> Path:
     return path
 
 
-def _filed_protocol(root: str | Path, record: Record) -> Any:
+def filed_protocol(root: str | Path, record: Record) -> Any:
+    """The resolved protocol of a record, from its board. Raises RecordError for one that is missing or another."""
     path = protocol_path(root, record["protocol_fingerprint"])
-    stored = _load(path)
+    stored = load(path)
     if not (isinstance(stored, dict) and set(stored) == {"fingerprint", "config"} and stored["fingerprint"]
             == record["protocol_fingerprint"] == fingerprint(stored["config"])):
         raise RecordError(f"{path}: not the protocol of {result_path(root, record)}; restore one of them")
@@ -322,7 +348,7 @@ def _filed_protocol(root: str | Path, record: Record) -> Any:
 def read_protocols(root: str | Path, records: Iterable[Record]) -> dict[str, Any]:
     """The resolved protocols of records, by fingerprint. Raises RecordError for one that is missing or another."""
     first = {record["protocol_fingerprint"]: record for record in reversed(list(records))}
-    return {stated: _filed_protocol(root, record) for stated, record in first.items()}
+    return {stated: filed_protocol(root, record) for stated, record in first.items()}
 
 
 def read_recipes(path: str | Path | None = None) -> dict[str, dict[str, str]]:
@@ -333,7 +359,7 @@ def read_recipes(path: str | Path | None = None) -> dict[str, dict[str, str]]:
     path = Path(path or RECIPES)
     if not path.is_file():
         return {}
-    recipes = _load(path)
+    recipes = load(path)
     if not isinstance(recipes, dict) or not all(
             isinstance(own, dict) and all(isinstance(digest, str) for digest in own.values())
             for own in recipes.values()):
@@ -343,7 +369,7 @@ def read_recipes(path: str | Path | None = None) -> dict[str, dict[str, str]]:
 
 def read(root: str | Path, path: Path) -> Record:
     """One record of a board, checked. Raises RecordError, one line that names file and field."""
-    record = _load(path)
+    record = load(path)
     try:
         validate(record)
     except RecordError as error:
@@ -366,7 +392,7 @@ def read_all(root: str | Path) -> list[Record]:
     return [read(root, path) for path in sorted(root.rglob("*.json"))]
 
 
-def _load(path: Path) -> Any:
+def load(path: Path) -> Any:
     """A file's JSON, without doubled keys and numbers that are not finite. Raises RecordError."""
     try:
         status = os.stat(path)

@@ -1,11 +1,14 @@
 """A finished run meets the board: filed once, compared afterwards, refused where it would break the page."""
+import hashlib
 import json
 
 import pytest
 
+from leaderboard import detections
+from leaderboard.__main__ import main
 from leaderboard.build import build
 from leaderboard.errors import RecordError
-from leaderboard.record import file, fingerprint, protocol_path, read_all
+from leaderboard.record import RECIPES, edited, file, fingerprint, protocol_path, read_all
 
 
 @pytest.fixture
@@ -117,3 +120,70 @@ def test_damaged_recipes_are_named(tmp_path, add, make, text):
     (tmp_path / "recipes.json").write_text(text)
     with pytest.raises(RecordError, match="recipes.json: "):
         add(make(), recipes=tmp_path / "recipes.json")
+
+
+@pytest.fixture
+def elsewhere(tmp_path, make, protocol):
+    """A run's work folder, as somebody else sends it."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    content = {"detections.bbox.json": b"[1]", "detections.segm.json": b"[2]"}
+    for name, bytes_ in content.items():
+        (folder / name).write_bytes(bytes_)
+    stated = fingerprint([hashlib.sha256(bytes_).hexdigest() for bytes_ in reversed(content.values())])
+    (folder / "result.json").write_text(json.dumps(make(detections=stated)))
+    (folder / "protocol.json").write_text(json.dumps(protocol))
+    return folder / "result.json"
+
+
+def command(tmp_path, *words):
+    (tmp_path / "results").mkdir(exist_ok=True)
+    return main([*map(str, words), "--results", str(tmp_path / "results"), "--output", str(tmp_path / "page.md")])
+
+
+def test_a_result_from_elsewhere_is_added_with_its_protocol_and_detections(tmp_path, elsewhere, capsys):
+    assert command(tmp_path, "add", elsewhere) == 0
+    assert f"{elsewhere}: filed as {tmp_path / 'results'}" in capsys.readouterr().out
+    [row] = read_all(tmp_path / "results")
+    assert detections.read(tmp_path / "results", row["detections"])["detections.segm.json"] == b"[2]"
+    assert "detco" in (tmp_path / "page.md").read_text() and command(tmp_path, "--check") == 0
+    elsewhere.with_name("protocol.json").unlink()  # the board has it now
+    assert command(tmp_path, "add", elsewhere) == 0 and "the filed row has the same result" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("harm", "words"), [
+    (lambda p: p.write_text(p.read_text().replace('"bbox_AP": 24.0', '"bbox_AP": 240.0')),
+     "field 'metrics.bbox_AP' is 240.0; it must be at most 100"),
+    (lambda p: p.write_text(p.read_text().replace('"detco"', '"<b>"')), "field 'method' is '<b>'"),
+    (lambda p: p.write_text("[]"), "must be object"),
+    (lambda p: p.write_text("{"), "Expecting property name"),
+    (lambda p: p.with_name("protocol.json").write_text('{"model": 1}'), "field 'protocol_fingerprint' is"),
+    (lambda p: p.with_name("protocol.json").unlink(), "protocol.json: no such file"),
+    (lambda p: p.with_name("detections.bbox.json").write_text("[]"), "the detections beside it are not those"),
+    (lambda p: p.with_name("detections.bbox.json").unlink(), "the detections beside it are not those"),
+    (lambda p: p.unlink(), "no such file")])
+def test_a_result_that_fails_is_told_precisely_and_leaves_the_board_as_it_is(harm, words, tmp_path, elsewhere, capsys):
+    harm(elsewhere)
+    assert command(tmp_path, "add", elsewhere) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and str(elsewhere.parent) in line and words in line
+    assert not list((tmp_path / "results").rglob("*.json")) and not (tmp_path / "detections").exists()
+
+
+def test_a_record_edited_removed_or_put_there_by_hand_is_found(tmp_path, add, make, capsys):
+    one, two = add(make(seed=0)).path, add(make(seed=1)).path
+    assert command(tmp_path) == 0 and command(tmp_path, "--check") == 0
+    one.write_text(one.read_text().replace('"platform": "Linux"', '"platform": "Other"'))  # nothing that the page shows
+    two.rename(two.with_name("detco-p0-s2.json"))
+    two.with_name("detco-p0-s2.json").write_text(two.with_name("detco-p0-s2.json").read_text().replace(
+        '"seed": 1,', '"seed": 2,'))
+    command(tmp_path)
+    capsys.readouterr()
+    assert command(tmp_path, "--check") == 1
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in said] == [str(one), str(two.with_name("detco-p0-s2.json")), str(two)]
+    assert "not as it was filed" in said[0] and "no longer there" in said[2]
+
+
+def test_the_shipped_board_is_as_it_was_filed():
+    assert edited(RECIPES.parent / "results") == []

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import compare
+from benchmarks import compare, verify
 from benchmarks.data import sources, synthetic, synthetic_sets
 from benchmarks.detection import resampling
 from benchmarks.detection.evaluate import coco_metrics, files_of, hash_of_detections
@@ -135,7 +135,8 @@ def board(truth, tmp_path):
     root, results = tmp_path / "data", tmp_path / "board" / "results"
     synthetic.write_scenes(root / "mini" / "scenes", train=4, val=30)
     data = sources.coco_for("mini", "coco", root)
-    record.write_protocol(results, PROTOCOL)
+    protocol = PROTOCOL | {"task": {"metrics": ["bbox", "segm"]}}
+    record.write_protocol(results, protocol)
     for method, noise in (("detco", 0.05), ("moco_v2", 0.12)):
         for seed in (0, 1):
             found = detected(truth["bbox"], seed + 10 * (method == "detco"), noise)
@@ -147,8 +148,9 @@ def board(truth, tmp_path):
                 (folder / f"detections.{kind}.json").write_text(json.dumps(content))
                 metrics |= coco_metrics(data.val_annotations, folder / f"detections.{kind}.json", kind)[0]
             stated = hash_of_detections(["bbox", "segm"], folder)
-            record.write(results, make_record(method, seed, metrics=metrics, detections=stated,
-                                              data_fingerprint=data.fingerprint))
+            record.write(results, make_record(
+                method, seed, metrics=metrics, detections=stated, data_fingerprint=data.fingerprint,
+                protocol_fingerprint=record.fingerprint(protocol)))
             detections.keep(results, stated, files_of(["bbox", "segm"], folder))
     return [f"--data-root={root}", f"--results={results}", "--resamples=50"]
 
@@ -180,3 +182,22 @@ def test_other_data_and_lost_or_changed_detections_are_refused(board, tmp_path, 
     synthetic.write_scenes(tmp_path / "other" / "mini" / "scenes", train=2, val=3)
     assert compare.main(["detco", "moco_v2", *board, f"--data-root={tmp_path / 'other'}"]) == 2
     assert "not the data that the rows were tested on" in capsys.readouterr().err
+
+
+def test_filed_rows_are_scored_again_from_what_was_kept(board, tmp_path, capsys):
+    assert verify.main(board[:2]) == 0 and "4 agree" in capsys.readouterr().out
+    path = tmp_path / "board" / "results" / "mini" / "coco_maskrcnn_c4" / "detco-p0-s1.json"
+    row = json.loads(path.read_text())
+    honest = row["metrics"]["segm_AP50"]
+    row["metrics"]["segm_AP50"] += 1e-6
+    path.write_text(json.dumps(row))
+    [lost, *_] = sorted((tmp_path / "board" / "detections").iterdir())
+    record.write(path.parents[2], make_record("byol", task="knn", detections=None))
+    assert verify.main(board[:2]) == 1
+    said = capsys.readouterr().out
+    assert f"mini coco_maskrcnn_c4 detco p0 s1: segm_AP50 is filed as {row['metrics']['segm_AP50']}, its detections " \
+        f"score {honest}" in said
+    assert "3 agree" in said and "1 differ" in said and "1 without detections" in said
+    lost.unlink()
+    assert verify.main([*board[:2], "--scale", "mini"]) in (0, 1)
+    assert "1 whose detections are not here" in capsys.readouterr().out
