@@ -232,10 +232,8 @@ def report(plan: Plan, records: list[dict]) -> None:
         log("\n" + tables.format_comparison(shown, options.compare))
     log("")
     if options.filed:
-        page = results.parent / "LEADERBOARD.md"
-        with record.locked(results):  # none may file between what the page shows and the page
-            record.write_text(page, build.build(results))
-        log(f"results      {results}\nleaderboard  {page}")
+        page, site = build.write(results)
+        log(f"results      {results}\nleaderboard  {page}\n             {site}")
     else:
         log("shortened or unloaded run: kept out of the leaderboard")
     log(f"logs, checkpoints and detections  {plan.folders.work_dir.resolve()}")

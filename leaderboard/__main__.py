@@ -1,7 +1,7 @@
-"""`python -m leaderboard`: writes LEADERBOARD.md; with --check it only says what is stale or was edited by hand.
+"""`python -m leaderboard`: writes LEADERBOARD.md and site/index.html, or says what of them is stale or edited.
 
-    python -m leaderboard                       write the page
-    python -m leaderboard --check               exit with 1 when it is stale, or a record is not as it was filed
+    python -m leaderboard                       write the pages
+    python -m leaderboard --check               exit with 1 when one is stale, or a record is not as it was filed
     python -m leaderboard add FILE [FILE ...]   file results from elsewhere: result.json of a work folder, whole
 """
 from __future__ import annotations
@@ -11,10 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from leaderboard import detections
-from leaderboard.build import build
+from leaderboard import build, detections
 from leaderboard.errors import RecordError
-from leaderboard.record import edited, file, filed_protocol, load, locked, protocol_path, validate, write_text
+from leaderboard.record import edited, file, filed_protocol, load, protocol_path, validate
 
 HERE = Path(__file__).parent
 
@@ -29,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help="a run's result.json, with protocol.json and its detections beside it")
     parser.add_argument("--replace", action="store_true", help="add: in the place of rows filed under the same keys")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the records")
-    parser.add_argument("--output", type=Path, default=HERE / "LEADERBOARD.md", help="page to write or check")
+    parser.add_argument("--output", type=Path, default=HERE / "LEADERBOARD.md",
+                        help="page to write or check; site/index.html goes beside it")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when something is stale or edited")
     options = parser.parse_args(arguments)
     try:
@@ -40,9 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{path}: {add(options.results, path, options.replace)}")
         if options.check:
             return _check(options.results, options.output)
-        with locked(options.results):
-            write_text(options.output, build(options.results))
-        print(f"wrote {options.output}")
+        print(f"wrote {' and '.join(map(str, build.write(options.results, options.output)))}")
     except (RecordError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -71,14 +69,12 @@ def add(root: Path, path: Path, replace: bool = False) -> str:
 
 
 def _check(root: Path, page: Path) -> int:
-    fresh = build(root)
-    changed = edited(root)
-    for line in changed:
+    found = edited(root) + [f"{path} is stale: run python -m leaderboard"
+                            for path, fresh in build.pages(root, page).items()
+                            if not path.is_file() or path.read_text(encoding="utf-8") != fresh]
+    for line in found:
         print(line, file=sys.stderr)
-    if not page.is_file() or page.read_text(encoding="utf-8") != fresh:
-        print(f"{page} is stale: run python -m leaderboard", file=sys.stderr)
-        return 1
-    return 1 if changed else 0
+    return 1 if found else 0
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
-"""LEADERBOARD.md from the result records: scores beside their cost, paired differences, provenance."""
+"""The board's pages from its records; here LEADERBOARD.md: scores beside their cost, differences, provenance."""
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from leaderboard import overview
+from leaderboard import overview, site
 from leaderboard.checks import Record, Table, is_todays, recipe_difference, run_of, split_recipes
 from leaderboard.published import published_tables
-from leaderboard.record import read_all, read_protocols, read_recipes
+from leaderboard.record import locked, read_all, read_protocols, read_recipes, write_text
 from leaderboard.statistics import summarise
 from leaderboard.tables import (
     DIFFERENCE_TEXT,
@@ -73,8 +74,25 @@ with those.
 """
 
 
-def build(results: str | Path, recipes: str | Path | None = None) -> str:
-    """The page of a board.
+@dataclass(frozen=True)
+class Board:
+    """What a board's pages are made of.
+
+    Attributes:
+        records: all there are; `current` those of the scales' tables, `superseded` those that today's recipes replace.
+        protocols: fingerprint -> resolved protocol.
+        today: scale -> method -> hash of today's recipe.
+    """
+
+    records: list[Record]
+    current: list[Record]
+    superseded: list[Record]
+    protocols: dict[str, Any]
+    today: Recipes
+
+
+def gather(results: str | Path, recipes: str | Path | None = None) -> Board:
+    """Read and check a board.
 
     Args:
         recipes: today's recipes, as for `record.read_recipes`.
@@ -82,20 +100,46 @@ def build(results: str | Path, recipes: str | Path | None = None) -> str:
         RecordError: no such folder, a bad record or protocol, or rows that may not share a table or a name.
     """
     records, today = read_all(results), read_recipes(recipes)
-    protocols = read_protocols(results, records)
-    current, superseded = split_recipes(records, today)
-    earlier = dict(_by_scale(superseded, protocols))
+    return Board(records, *split_recipes(records, today), read_protocols(results, records), today)
+
+
+def pages(results: str | Path, page: str | Path | None = None) -> dict[Path, str]:
+    """Path -> text of a board's pages: LEADERBOARD.md, or `page`, beside `results`, and site/index.html beside that."""
+    page, board = Path(page or Path(results).parent / "LEADERBOARD.md"), gather(results)
+    found = site.page(tables(board.current, board.protocols), board.today)
+    return {page: markdown(board), page.parent / "site" / "index.html": found}
+
+
+def write(results: str | Path, page: str | Path | None = None) -> list[Path]:
+    """Write a board's pages, none of which is older than its records; where they are. Raises as `gather`."""
+    with locked(results):
+        made = pages(results, page)
+        for path, text in made.items():
+            write_text(path, text)
+    return list(made)
+
+
+def build(results: str | Path, recipes: str | Path | None = None) -> str:
+    """The page of a board in markdown; arguments and errors as `gather`'s."""
+    return markdown(gather(results, recipes))
+
+
+def markdown(board: Board) -> str:
+    """The page of a board in markdown. Raises RecordError where rows of one table ran different protocols."""
+    protocols, today = board.protocols, board.today
+    earlier = dict(_by_scale(board.superseded, protocols))
     parts = [INTRO]
-    for scale, found in _by_scale(current, protocols):
+    for scale, found in _by_scale(board.current, protocols):
         parts.append(f"## {_title(scale, 'overview')}\n\n{overview.matrix(found)}\n")
         parts += [_section(table, rows, today) for table, rows in found.items()]
         parts.append(_checkpoints(scale, [row for rows in found.values() for row in rows]))
         if scale in earlier:
-            parts.append(f"## {scale} · superseded recipes\n\n{SUPERSEDED}\n{_changes(current, earlier[scale])}\n")
+            changes = _changes(board.current, earlier[scale])
+            parts.append(f"## {scale} · superseded recipes\n\n{SUPERSEDED}\n{changes}\n")
             parts += [_section(table, rows, today, "superseded") for table, rows in earlier[scale].items()]
-    if not records:
+    if not board.records:
         parts.append("No results yet.\n")
-    published = published_tables(record["task"] for record in records)
+    published = published_tables(record["task"] for record in board.records)
     if published:
         parts.append(PUBLISHED_INTRO)
     parts += [f"### Reported: {_title(*key)}\n\n{text}\n" for key, text in published.items()]

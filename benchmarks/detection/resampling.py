@@ -151,5 +151,3 @@ def bootstrap(a: Matches, b: Matches, resamples: int, seed: int = 0) -> dict[str
         low, high = np.nanpercentile(values[1:], [2.5, 97.5])
         found[name] = float(values[0]), float(np.nanstd(values[1:], ddof=1)), float(low), float(high)
     return found
-
-

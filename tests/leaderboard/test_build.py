@@ -319,7 +319,9 @@ def test_check_tells_a_stale_page_from_a_fresh_one(results, make, capsys):
     write(results, make("byol", 0))
     assert main([*arguments, "--check"]) == 1
     error = capsys.readouterr().err
-    assert "is stale: run python -m leaderboard" in error and error.count("\n") == 1
+    assert [line.split(" ")[0] for line in error.splitlines()] == [
+        str(results.parent / "page.md"), str(results.parent / "site" / "index.html")]
+    assert error.count("is stale: run python -m leaderboard") == 2
     assert "byol" not in (results.parent / "page.md").read_text(encoding="utf-8")  # --check writes nothing
     assert main(arguments) == 0 and main([*arguments, "--check"]) == 0
 

@@ -71,7 +71,7 @@ def test_a_difference_of_one_sign_is_told_either_way():
 def test_p_values_are_corrected_as_by_holm_1979():
     # 0.01 x 3, then max(0.03, 0.02 x 2), then max(0.04, 0.03); a NaN is no comparison.
     assert holm([0.03, math.nan, 0.01, 0.02]) == [pytest.approx(0.04), pytest.approx(math.nan, nan_ok=True),
-                                                 pytest.approx(0.03), pytest.approx(0.04)]
+                                                  pytest.approx(0.03), pytest.approx(0.04)]
     assert holm([0.4, 0.9]) == [pytest.approx(0.8), pytest.approx(0.9)] and holm([0.7, 0.6]) == [1.0, 1.0]
 
 
@@ -79,7 +79,7 @@ def test_paired_difference_agrees_with_scipy():
     stats = pytest.importorskip("scipy.stats")
     a, b = [23.4, 22.9, 24.1, 23.3, 25.2], [22.8, 22.9, 23.0, 23.1, 24.6]
     found = difference(rows("a", **{f"s{i}": v for i, v in enumerate(a)}),
-                              rows("b", **{f"s{i}": v for i, v in enumerate(b)}), "bbox_AP")
+                       rows("b", **{f"s{i}": v for i, v in enumerate(b)}), "bbox_AP")
     test = stats.ttest_rel(a, b)
     interval = test.confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-9)
@@ -147,7 +147,7 @@ def test_repetitions_of_a_deterministic_score_are_one_run():
     assert (once.mean, once.n) == (7.5, 1) and math.isnan(once.low) and once.over == ""
     # Over pretrainings chance had a say: means 38 and 30 with standard errors 1 and 0.
     twice = difference(rows("a", True, p0s0=37.0, p0s1=37.0, p1s0=39.0), rows("b", True, p0s0=30.0, p1s0=30.0),
-                              "bbox_AP")
+                       "bbox_AP")
     assert (twice.mean, twice.se, twice.n) == (8.0, pytest.approx(1.0), 4)
 
 

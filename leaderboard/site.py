@@ -1,0 +1,134 @@
+"""The board as one static page, `site/index.html`: no server, no network; sorted, filtered and compared in the browser.
+
+Everything it shows stands in it as JSON, made of the same records, by the same statistics, as the markdown. The
+browser's part (`assets/script.js`) only writes text nodes, so that no field can become markup.
+"""
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from leaderboard.checks import Record, Table, is_todays
+from leaderboard.published import TABLES
+from leaderboard.record import protocol_path, result_path
+from leaderboard.statistics import difference, holm, mean_half_width, scores, summarise, taken_over, verdict
+from leaderboard.tables import HEADLINES, by_method, metric_columns, summary, table_metric
+
+ASSETS = Path(__file__).parent / "assets"
+BASELINES = ("moco_v2", "random_init")
+ALL_PAIRS = 20  # methods of a table up to which any two are compared; beyond, only with a baseline
+
+
+def page(tables: Mapping[Table, Sequence[Record]], today: Mapping[str, Mapping[str, str]]) -> str:
+    """The page of a board's tables.
+
+    Args:
+        today: scale -> method -> hash of today's recipe.
+    """
+    measured = [_table(key, rows, today) for key, rows in tables.items()]
+    content = dict(tables=measured, reported=_reported({key[1] for key in tables}), curves=_curves(tables),
+                   baselines=BASELINES)
+    # "<" as an escape, so that no string of it can end the script element.
+    text = json.dumps(content, separators=(",", ":"), sort_keys=True, allow_nan=False).replace("<", "\\u003c")
+    html = (ASSETS / "page.html").read_text(encoding="utf-8")
+    for name in ("style.css", "script.js"):
+        html = html.replace(f"/* {name} */", (ASSETS / name).read_text(encoding="utf-8").strip())
+    return html.replace("/* data */", text)
+
+
+def _table(key: Table, rows: Sequence[Record], today: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    scale, task, version, schedule = key
+    methods, first = by_method(rows), rows[0]
+    return dict(
+        scale=scale, task=task, version=version, schedule=schedule, main=table_metric(rows),
+        metrics=[*metric_columns(rows), *metric_columns(rows, details=True)],
+        protocol=_link(protocol_path("results", first["protocol_fingerprint"])), arch=first["arch"],
+        data=first["data_fingerprint"][:12], rows=[_row(name, own, today) for name, own in methods.items()],
+        differences=_differences(methods, rows))
+
+
+def _link(path: Path) -> str:
+    """A path beside `results/` as seen from `site/`."""
+    return f"../{path.as_posix()}"
+
+
+def _row(method: str, rows: Sequence[Record], today: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    budgets = [row["checkpoint"]["metadata"].get("budget") or {} for row in rows]
+    first = rows[0]
+    cost = {name: _number(summarise(budget.get(name) for budget in budgets).mean)
+            for name in ("images", "encoder_pixels", "device_hours")}
+    return dict(
+        method=method, runs=len(scores(rows, "")), over=taken_over(rows),
+        scores={name: _score(rows, name) for name in sorted({name for row in rows for name in row["metrics"]})},
+        cost=cost | dict(transfer_minutes=_number(summarise(row["cost"]["wall_seconds"] for row in rows).mean, 60)),
+        device="; ".join(sorted({row["cost"]["device"] or "" for row in rows})),
+        outdated=method in today.get(first["scale"], {}) and not is_todays(first, today),
+        unreliable=sorted({row["unreliable"] for row in rows if row["unreliable"]}),
+        records=[_link(result_path("results", row)) for row in rows], command=_command(method, rows))
+
+
+def _score(rows: Sequence[Record], metric: str) -> dict[str, float | int | None]:
+    over = summary(rows, metric)
+    return dict(mean=_number(over.mean), sd=_number(over.sd), half=_number(mean_half_width(rows, metric)), n=over.n)
+
+
+def _number(value: float, divisor: float = 1) -> float | None:
+    """JSON has no NaN; six digits are more than anybody reads."""
+    return None if math.isnan(value) else float(f"{value / divisor:.6g}")
+
+
+def _command(method: str, rows: Sequence[Record]) -> str:
+    """The command that runs the rows again."""
+    first, seeds = rows[0], sorted({row["seed"] for row in rows})
+    words = ["python benchmarks/run.py", f"--scale {first['scale']}", f"--task {first['task']}"]
+    if first["schedule"] != first["scale"] and "+" not in first["schedule"] and not first["schedule"].endswith("%"):
+        words.append(f"--schedule {first['schedule']}")
+    if first["recipe"]["hash"] is None or first["pretrain_seed"] is None:
+        words.append(f"--checkpoint FILE --name {method}")
+    else:
+        pretrainings = sorted({row["pretrain_seed"] for row in rows if row["pretrain_seed"] is not None})
+        words.append(f"--method {method.partition('+')[0]} --pretrain-seed {' '.join(map(str, pretrainings))}")
+    words.append(f"--seed {' '.join(map(str, seeds))}")
+    words += [f"--set task.{key}={value}" for key, value in sorted(first["changes"].items())]
+    return " ".join(words)
+
+
+def _differences(methods: Mapping[str, Sequence[Record]], rows: Sequence[Record]) -> list[dict[str, Any]]:
+    """Of any two methods, or of each with the baselines; corrected over the pairs of one baseline, as on the page."""
+    names, found = list(methods), []
+    headline = [name for name in metric_columns(rows) if name in (table_metric(rows), *HEADLINES)]
+    pairs = [(a, b) for x, y in combinations(names, 2) for a, b in ((x, y), (y, x))] if len(names) <= ALL_PAIRS else \
+        [(name, b) for b in BASELINES if b in names for name in names if name != b]
+    for baseline in dict.fromkeys(b for _, b in pairs):
+        against = [(metric, a, difference(methods[a], methods[baseline], metric))
+                   for metric in headline for a, b in pairs if b == baseline]
+        for (metric, a, over), p in zip(against, holm([over.p for _, _, over in against])):
+            if over.n:
+                found.append(dict(metric=metric, a=a, b=baseline, mean=_number(over.mean), low=_number(over.low),
+                                  high=_number(over.high), p=_number(p), over=over.over,
+                                  verdict=verdict(over.mean, p)))
+    return found
+
+
+def _reported(tasks: set[str]) -> list[dict[str, str]]:
+    """The paper's figures for the tasks, one a line."""
+    with TABLES.open(encoding="utf-8", newline="") as file:
+        return [{key: row[key] for key in ("task", "schedule", "method", "pretrain_epochs", "metric", "value", "table")}
+                for row in csv.DictReader(file) if row["task"] in tasks]
+
+
+def _curves(tables: Mapping[Table, Sequence[Record]]) -> list[dict[str, Any]]:
+    """What was measured while pretrainings ran, each once."""
+    found = {}
+    for rows in tables.values():
+        for row in rows:
+            if lines := row["checkpoint"]["metadata"].get("monitor"):
+                found[row["scale"], row["method"], row["pretrain_seed"]] = [
+                    dict(epoch=line["epoch"], encoder_pixels=line["encoder_pixels"], knn=line["knn"]) for line in lines]
+    return [dict(scale=scale, method=method, seed=seed, points=points)
+            for (scale, method, seed), points in sorted(found.items(), key=str)]
