@@ -29,7 +29,7 @@ RECIPES = config.CONFIGS.parent / "leaderboard" / "recipes.json"
 RESULTS = config.CONFIGS.parent / "leaderboard" / "results"
 README = config.CONFIGS.parent / "README.md"
 BOARD = re.compile(r"(<!-- board: [^\n]*-->\n).*?(<!-- end of board -->)", re.S)
-SHOWN = dict(scale="mini", task="coco_maskrcnn_c4")  # whose rows README shows
+SHOWN = dict(scale="small", task="coco_maskrcnn_c4")  # whose rows README shows
 # (what, key of the resolved config); a row for each that the task has.
 ROWS = (
     ("model", "model.type"), ("backbone's strides", "model.backbone.strides"),
@@ -150,7 +150,7 @@ def readme(records: list[Record]) -> str:
     rows = [row for row in records if all(row[k] == v for k, v in SHOWN.items())]
     newest = max((row["task_version"] for row in rows), default=0)
     rows = [row for row in rows if row["task_version"] == newest]
-    table = f"```text\n{format_rows(rows)}\n\n{format_comparison(rows, 'random_init')}\n```\n" if rows else ""
+    table = f"```text\n{format_rows(rows)}\n\n{format_comparison(rows, 'moco_v2')}\n```\n" if rows else ""
     return BOARD.sub(lambda found: found[1] + table + found[2], README.read_text(encoding="utf-8"))
 
 

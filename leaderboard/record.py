@@ -166,8 +166,7 @@ def write(root: str | Path, record: Record) -> Path:
     path, text = result_path(root, record), _text(record)
     write_text(path, text)
     sums = read_sums(root) | {path.relative_to(root).as_posix(): hashlib.sha256(text.encode()).hexdigest()}
-    there = {name: digest for name, digest in sums.items() if (Path(root) / name).is_file()}
-    write_text(Path(root) / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sorted(there.items())))
+    write_text(Path(root) / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
     return path
 
 
