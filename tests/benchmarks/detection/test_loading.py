@@ -1,15 +1,21 @@
 """Photos and annotations as detectors get them: boxes lie on their objects, whatever the file says of orientation."""
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from mmcv.transforms import LoadImageFromFile
+from mmdet.datasets import CocoDataset
+from mmdet.datasets.api_wrappers import COCO
 from mmengine.registry import DefaultScope
 from PIL import Image
 
+from benchmarks.data import synthetic
 from benchmarks.data.checks import check_coco
+from benchmarks.data.coco import Annotation
 from benchmarks.detection.instances import InstanceDataset
-from benchmarks.detection.loading import LoadImage
+from benchmarks.detection.loading import CompactCOCO, LoadImage
 from benchmarks.image_level.features import Squares
 from detco.images import decode
 
@@ -79,3 +85,58 @@ def test_a_detector_trains_on_every_object_of_a_cleaned_file(photo, tmp_path):
         truth = data[0]["data_samples"].gt_instances
     assert truth.bboxes.tensor.tolist() == [[*map(float, BOX)]] * 3
     assert [mask[0].tolist() for mask in truth.masks.masks] == [corners] * 3
+
+
+@pytest.fixture
+def scenes(tmp_path):
+    folder = synthetic.write_scenes(tmp_path / "scenes", train=6, val=2)
+    path = folder / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0] |= dict(iscrowd=1, segmentation=dict(size=[4, 4], counts=[0, 16]))
+    content["annotations"][1] |= dict(difficult=1, keypoints=[1.5, 2, 2] * 17, num_keypoints=17)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_the_compact_index_holds_what_mmdets_does(scenes):
+    whole, compact = COCO(str(scenes)), CompactCOCO(str(scenes))
+    for each in compact.dataset["annotations"]:
+        if isinstance(each.get("segmentation"), list):
+            each["segmentation"] = [polygon.tolist() for polygon in each["segmentation"]]
+    known = set(Annotation.__struct_fields__)
+    assert compact.dataset["annotations"] == [{k: v for k, v in a.items() if k in known}
+                                              for a in whole.dataset["annotations"]]
+    assert [(i["id"], i["file_name"]) for i in compact.dataset["images"]] == [
+        (i["id"], i["file_name"]) for i in whole.dataset["images"]]
+    assert compact.get_cat_ids() == whole.get_cat_ids() and compact.cat_img_map == whole.cat_img_map
+    assert CocoDataset.COCOAPI is CompactCOCO
+
+
+PEAK = """
+import sys
+from benchmarks.detection import mmcv_ops
+from benchmarks.detection.loading import COCO, CompactCOCO
+
+def memory(name):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
+
+before = memory("VmRSS")
+index = {"COCO": COCO, "CompactCOCO": CompactCOCO}[sys.argv[1]](sys.argv[2])
+print(memory("VmHWM") - before)
+"""
+
+
+@pytest.mark.slow
+def test_an_annotation_file_takes_a_few_times_its_size(tmp_path):
+    """Objects as COCO's: half a kilobyte, most of it a polygon of 25 points."""
+    draw, path = np.random.default_rng(0), tmp_path / "many.json"
+    objects = [dict(id=i, image_id=i // 7 + 1, category_id=1, bbox=[1.5, 2.5, 30.25, 40.75], area=1234.5, iscrowd=0,
+                    segmentation=[draw.uniform(0, 640, 50).round(2).tolist()]) for i in range(1, 200_000)]
+    images = [dict(id=i, file_name=f"{i:012d}.jpg", width=640, height=480) for i in range(1, 200_000 // 7 + 2)]
+    path.write_text(json.dumps(dict(images=images, annotations=objects, categories=[dict(id=1, name="a")])))
+    times = {}
+    for kind in ("COCO", "CompactCOCO"):
+        done = subprocess.run([sys.executable, "-c", PEAK, kind, path], capture_output=True, text=True, check=True)
+        times[kind] = int(done.stdout.splitlines()[-1]) / path.stat().st_size
+    print(times)
+    assert times["CompactCOCO"] < 4 < times["COCO"]
