@@ -123,7 +123,8 @@ def _sentences(found: Sequence[Sequence[Record]]) -> str:
         f"Filed so far, as rows and the pretrainings they come from, over {len(found)} task{'s' * (len(found) != 1)}: "
         + "; ".join(_counted(rows, name, label) for name, label in sorted(shown.items())) + ".",
         f"DetCo against MoCo v2 at equal epochs: {_verdicts(found, OURS, BASELINE)}.",
-        f"DetCo against MoCo v2 at equal encoder pixels: {_verdicts(found, OURS, equal)}.",
+        f"DetCo against MoCo v2 at equal encoder pixels: {_verdicts(found, OURS, equal)}"
+        + "".join(f"; {said}" for said in _at_equal_pixels(rows)) + ".",
         f"MoCo v2 against random initialisation: {_verdicts(found, BASELINE, FLOOR)}; DetCo against it: "
         f"{_verdicts(found, OURS, FLOOR)}.",
         "It does not say how the methods compare with ResNet-50, on ImageNet, or on whole COCO: networks, photos and "
@@ -155,6 +156,21 @@ def curves(rows: Sequence[Record]) -> dict[tuple[str, int | None], list[dict]]:
     """(row's name, pretraining seed) -> what the monitor wrote, of checkpoints that were watched."""
     return {(row["method"], row["pretrain_seed"]): lines for row in rows
             if (lines := row["checkpoint"]["metadata"].get("monitor"))}
+
+
+def _at_equal_pixels(rows: Sequence[Record]) -> list[str]:
+    """k-NN of C5 while pretraining ran: MoCo v2's last, and DetCo's last before it had taken as many pixels."""
+    found, said = curves(rows), []
+    for name, seed in found:
+        if name != BASELINE or (OURS, seed) not in found:
+            continue
+        last = found[BASELINE, seed][-1]
+        if before := [line for line in found[OURS, seed] if line["encoder_pixels"] <= last["encoder_pixels"]]:
+            ours = before[-1]
+            said.append(f"k-NN of C5 on the way, pretraining {seed}: {ours['knn']['c5']:.1f} after "
+                        f"{ours['encoder_pixels'] / 1e9:.2f} billion pixels against {last['knn']['c5']:.1f} after "
+                        f"{last['encoder_pixels'] / 1e9:.2f}")
+    return said
 
 
 def _curve_table(rows: Sequence[Record]) -> str:

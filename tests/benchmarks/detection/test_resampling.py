@@ -1,5 +1,6 @@
 """Scores over resampled photos, beside pycocotools' of the same detections."""
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -177,6 +178,10 @@ def test_other_data_and_lost_or_changed_detections_are_refused(board, tmp_path, 
     whole = first.read_bytes()
     first.write_bytes(whole[:-9])
     assert compare.main(["detco", "moco_v2", *board]) == 2 and f"{first}: cannot be read" in capsys.readouterr().err
+    with zipfile.ZipFile(first, "w") as archive:
+        archive.writestr("detections.bbox.json", "[]")
+    assert compare.main(["detco", "moco_v2", *board]) == 2
+    assert f"{first}: not the detections that its name says" in capsys.readouterr().err
     first.unlink()
     assert compare.main(["detco", "moco_v2", *board]) == 2 and f"{first}: no such detections" in capsys.readouterr().err
     synthetic.write_scenes(tmp_path / "other" / "mini" / "scenes", train=2, val=3)
