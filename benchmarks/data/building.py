@@ -31,8 +31,14 @@ def build_once(root: Path, fill: Callable[[Path], None], last: str, version: int
         DataError: `root` holds anything else.
     """
     mark = f"drawn-v{version}.txt"
+
+    def is_whole() -> bool:
+        return (root / mark).exists() and (root / last).exists()
+
+    if is_whole():  # also where nothing can be written
+        return
     with alone(root):
-        if (root / mark).exists() and (root / last).exists():
+        if is_whole():  # another process was first
             return
         if any(root.glob("drawn-v*.txt")):
             shutil.rmtree(root)
