@@ -252,7 +252,7 @@ def test_objects_are_those_that_detectron2_keeps(tmp_path):
     kept = [value for name, value in OBJECTS.items() if name.startswith("kept")]
     found = data.get_data_info(0)["instances"]
     assert [o["bbox"] for o in found] == [[x, y, x + w, y + h] for x, y, w, h in (o["bbox"] for o in kept)]
-    assert [[polygon.tolist() for polygon in o["mask"]] for o in found] == [SQUARE] * 4
+    assert [[np.asarray(polygon).tolist() for polygon in o["mask"]] for o in found] == [SQUARE] * 4
 
 
 def test_images_without_objects_or_with_crowds_alone_are_left_out_of_training(tmp_path):
