@@ -11,9 +11,8 @@ from leaderboard.checks import Record, first_difference, split_recipes
 from leaderboard.record import read_recipes
 from leaderboard.statistics import difference, holm, mean_half_width, summarise, verdict
 from leaderboard.tables import (
-    DIFFERENCE_TEXT,
     by_method,
-    difference_rows,
+    difference_table,
     escaped,
     metric_columns,
     render,
@@ -56,10 +55,9 @@ def page(records: Sequence[Record]) -> str:
     found = list(tables(rows).values())
     parts = [INTRO, "## In five sentences", _sentences(found)]
     for task in found:
-        header, lines = difference_rows(task, BASELINE) if _has(task, BASELINE) else ([], [])
         parts += [f"## {task[0]['task']}", _scores(task)]
-        if lines:
-            parts.append(render(header, [[*map(escaped, line[:2]), *line[2:]] for line in lines], DIFFERENCE_TEXT))
+        if _has(task, BASELINE) and (table := difference_table(task, BASELINE)):
+            parts.append(table)
     if curves(rows):
         parts += ["## k-NN over epochs", "Top-1 on Imagenette's validation photos while pretraining runs, the pool "
                   "voting, with the running statistics of that moment; the last line is the checkpoint's.",

@@ -14,12 +14,12 @@ from leaderboard.published import published_tables
 from leaderboard.record import locked, read_all, read_protocols, read_recipes, write_text
 from leaderboard.statistics import summarise
 from leaderboard.tables import (
-    DIFFERENCE_TEXT,
+    BASELINES,
     MISSING,
     SINGLE_RUN,
     UNRELIABLE,
     by_method,
-    difference_rows,
+    difference_table,
     escaped,
     metric_columns,
     render,
@@ -29,7 +29,6 @@ from leaderboard.tables import (
     tables,
 )
 
-BASELINES = ("moco_v2", "random_init")  # the first that a table holds is what its methods are compared with
 OUTDATED = "§"
 Recipes = Mapping[str, Mapping[str, str]]
 
@@ -220,8 +219,7 @@ def _differences(rows: Sequence[Record]) -> str:
     baseline = next((name for name in BASELINES if name in methods), None)
     if baseline is None or len(methods) == 1:
         return ""
-    header, lines = difference_rows(rows, baseline)
-    return render(header, [[*map(escaped, line[:2]), *line[2:]] for line in lines], DIFFERENCE_TEXT)
+    return difference_table(rows, baseline)
 
 
 def _provenance(rows: Sequence[Record]) -> str:

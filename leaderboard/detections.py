@@ -6,14 +6,13 @@ hashes make up the record's.
 from __future__ import annotations
 
 import hashlib
-import os
 import zipfile
 from collections.abc import Iterable
 from itertools import permutations
 from pathlib import Path
 
 from leaderboard.errors import RecordError
-from leaderboard.record import fingerprint
+from leaderboard.record import fingerprint, replacing
 
 
 def path_of(root: str | Path, stated: str) -> Path:
@@ -27,16 +26,11 @@ def keep(root: str | Path, stated: str, files: Iterable[Path]) -> Path:
     path = path_of(root, stated)
     if path.is_file():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
             for file in files:
                 archive.write(file, file.name)
         _read(temporary, stated)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

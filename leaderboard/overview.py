@@ -8,9 +8,20 @@ from statistics import fmean
 
 from leaderboard.checks import Record, Table
 from leaderboard.statistics import mean_half_width, summarise, t_half_width, verdict
-from leaderboard.tables import MISSING, NBSP, SINGLE_RUN, by_method, differences, escaped, render, summary, table_metric
+from leaderboard.tables import (
+    BASELINES,
+    MISSING,
+    NBSP,
+    SINGLE_RUN,
+    by_method,
+    differences,
+    escaped,
+    render,
+    summary,
+    table_metric,
+)
 
-AGAINST = "moco_v2"
+AGAINST = BASELINES[0]
 MARKS = {"better": "▲", "worse": "▼", "not distinguishable": "≈", "": ""}
 FORETELLS = 5  # methods that a correlation between tasks is taken of, at least
 Found = Mapping[Table, Sequence[Record]]

@@ -9,18 +9,16 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from leaderboard.checks import Record, Table, is_todays
 from leaderboard.published import TABLES
 from leaderboard.record import protocol_path, result_path
-from leaderboard.statistics import difference, holm, mean_half_width, scores, summarise, taken_over, verdict
-from leaderboard.tables import HEADLINES, by_method, metric_columns, summary, table_metric
+from leaderboard.statistics import mean_half_width, scores, summarise, taken_over, verdict
+from leaderboard.tables import BASELINES, by_method, differences, metric_columns, summary, table_metric
 
 ASSETS = Path(__file__).parent / "assets"
-BASELINES = ("moco_v2", "random_init")
 ALL_PAIRS = 20  # methods of a table up to which any two are compared; beyond, only with a baseline
 
 
@@ -31,8 +29,7 @@ def page(tables: Mapping[Table, Sequence[Record]], today: Mapping[str, Mapping[s
         today: scale -> method -> hash of today's recipe.
     """
     measured = [_table(key, rows, today) for key, rows in tables.items()]
-    content = dict(tables=measured, reported=_reported({key[1] for key in tables}), curves=_curves(tables),
-                   baselines=BASELINES)
+    content = dict(tables=measured, reported=_reported({key[1] for key in tables}), curves=_curves(tables))
     # "<" as an escape, so that no string of it can end the script element.
     text = json.dumps(content, separators=(",", ":"), sort_keys=True, allow_nan=False).replace("<", "\\u003c")
     html = (ASSETS / "page.html").read_text(encoding="utf-8")
@@ -99,20 +96,11 @@ def _command(method: str, rows: Sequence[Record]) -> str:
 
 
 def _differences(methods: Mapping[str, Sequence[Record]], rows: Sequence[Record]) -> list[dict[str, Any]]:
-    """Of any two methods, or of each with the baselines; corrected over the pairs of one baseline, as on the page."""
-    names, found = list(methods), []
-    headline = [name for name in metric_columns(rows) if name in (table_metric(rows), *HEADLINES)]
-    pairs = [(a, b) for x, y in combinations(names, 2) for a, b in ((x, y), (y, x))] if len(names) <= ALL_PAIRS else \
-        [(name, b) for b in BASELINES if b in names for name in names if name != b]
-    for baseline in dict.fromkeys(b for _, b in pairs):
-        against = [(metric, a, difference(methods[a], methods[baseline], metric))
-                   for metric in headline for a, b in pairs if b == baseline]
-        for (metric, a, over), p in zip(against, holm([over.p for _, _, over in against])):
-            if over.n:
-                found.append(dict(metric=metric, a=a, b=baseline, mean=_number(over.mean), low=_number(over.low),
-                                  high=_number(over.high), p=_number(p), over=over.over,
-                                  verdict=verdict(over.mean, p)))
-    return found
+    """Of any two methods, or of each with the baselines, as on the page."""
+    baselines = methods if len(methods) <= ALL_PAIRS else [name for name in BASELINES if name in methods]
+    return [dict(metric=metric, a=a, b=b, mean=_number(over.mean), low=_number(over.low), high=_number(over.high),
+                 p=_number(p), over=over.over, verdict=verdict(over.mean, p))
+            for b in baselines for (metric, a), (over, p) in differences(rows, b).items() if over.n]
 
 
 def _reported(tasks: set[str]) -> list[dict[str, str]]:

@@ -28,6 +28,7 @@ SCALES = ("paper", "small", "mini")  # in the order the leaderboard shows them; 
 HEADLINES = ("densepose_AP", "keypoints_AP", "voc_AP", "cityscapes_AP", "bbox_AP", "segm_AP", "mIoU", "top1", "mAP")
 # AP by object size, and average recall: of a table of their own, so that the first can be read.
 DETAIL = re.compile(r"_(AP[sml]|AR\w*)$")
+BASELINES = ("moco_v2", "random_init")  # the first that a table holds is what its methods are compared with
 DIFFERENCE_HEADER = ("metric", "difference", "mean", "95 % interval", "p, corrected", "verdict", "over", "left aside")
 DIFFERENCE_TEXT = {0, 1, 5, 6, 7}  # which of these columns are words
 MISSING = "—"
@@ -117,6 +118,12 @@ def difference_rows(rows: Sequence[Record], baseline: str) -> tuple[list[str], l
     found = differences(rows, baseline)
     return [*DIFFERENCE_HEADER], [[metric, f"{method} - {baseline}", *_difference_cells(over, p)]
                                   for (metric, method), (over, p) in found.items()]
+
+
+def difference_table(rows: Sequence[Record], baseline: str) -> str:
+    """`difference_rows` in markdown; empty where there is no other method. Raises as it does."""
+    header, lines = difference_rows(rows, baseline)
+    return render(header, [[*map(escaped, line[:2]), *line[2:]] for line in lines], DIFFERENCE_TEXT) if lines else ""
 
 
 def differences(rows: Sequence[Record], baseline: str) -> dict[tuple[str, str], tuple[Difference, float]]:

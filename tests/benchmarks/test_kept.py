@@ -199,15 +199,15 @@ def test_forty_stops_at_start_up(root, tmp_path):
         stopped_at(draw.uniform(0.05, 8), (signal.SIGINT, signal.SIGTERM)[i % 2], root, tmp_path)
 
 
-@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied", "/work/x"),
-                                   OSError(30, "Read-only file system", "/work/x")])
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied", "/elsewhere/x"),
+                                   OSError(30, "Read-only file system", "/elsewhere/x")])
 def test_a_folder_that_cannot_be_written_is_one_line_with_the_remedy(error, root, tmp_path, monkeypatch, capsys):
     def fails(plan):
         raise error
 
     monkeypatch.setattr(execute, "execute", fails)
     assert run.main(words(root, tmp_path)) == 2
-    assert capsys.readouterr().err == (f"error: /work/x: {error.strerror}; mend its permissions, or name another "
+    assert capsys.readouterr().err == (f"error: /elsewhere/x: {error.strerror}; mend its permissions, or name another "
                                        "folder (--data-root, --work-dir, --results)\n")
 
 
