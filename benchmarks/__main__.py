@@ -6,6 +6,7 @@ from pkgutil import resolve_name
 COMMANDS = {
     "run": ("benchmarks.run:main", "pretrain, transfer, record: the main job"),
     "compare": ("benchmarks.compare:main", "two methods on the same photos: intervals over images, kinds of errors"),
+    "figures": ("benchmarks.figures:main", "draw curves, detections, where networks look, nearest neighbours"),
     "prepare": ("benchmarks.prepare:main", "make a scale's data, or check a public data set"),
     "leaderboard": ("leaderboard.__main__:main", "rebuild or check the leaderboard's page; add results from elsewhere"),
     "verify": ("benchmarks.verify:main", "score filed rows again from their kept detections"),

@@ -14,14 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
+from benchmarks import filed
 from benchmarks.cli import RESULTS
-from benchmarks.data import sources
 from benchmarks.errors import ended
 from detco.console import CONSOLE, log
-from detco.errors import UserError, nearest
+from detco.errors import UserError
 from leaderboard import detections
 from leaderboard.checks import Record, run_of
-from leaderboard.record import read_all
 from leaderboard.statistics import difference, verdict
 from leaderboard.tables import render
 
@@ -44,67 +43,43 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Compare; the exit status (`benchmarks.errors.ended`)."""
-    arguments = parser().parse_args(words)
-    return ended(lambda: run(arguments), Path("work_dirs"))
+    given = parser().parse_args(words)
+    return ended(lambda: run(given.methods, given.scale, given.task, given.schedule, given.resamples, given.data_root,
+                             given.results), Path("work_dirs"))
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(methods: Sequence[str], scale: str, task: str, schedule: str | None, resamples: int, data_root: Path,
+        root: Path) -> int:
     """Print the comparison. Raises UserError and RecordError for what cannot be compared."""
-    if arguments.resamples < 2:
-        raise UserError(f"--resamples {arguments.resamples}: give 2 or more")
-    rows = _rows(arguments)
-    sides = [{(row["pretrain_seed"], row["seed"]): row for row in rows if row["method"] == method}
-             for method in arguments.methods]
-    if not (pairs := sorted(sides[0].keys() & sides[1].keys(), key=str)):
-        raise UserError(f"{' and '.join(arguments.methods)} have no run of the same seeds; run both with one --seed")
-    first = rows[0]
+    if resamples < 2:
+        raise UserError(f"--resamples {resamples}: give 2 or more")
+    sides = filed.comparable(root, methods, scale, task, schedule)
+    pairs = filed.paired(sides, methods)
+    first = sides[0][pairs[0]]
     kinds = [kind for kind in KINDS if f"{kind}_AP" in first["metrics"]]
     if not kinds:
-        raise UserError(f"{first['task']}: detects nothing that COCO's AP is taken of; see its table on the board")
-    data = sources.coco_for(first["scale"], first["data"]["source"], arguments.data_root)
-    if data.fingerprint != first["data_fingerprint"]:
-        raise UserError(f"{arguments.data_root}: not the data that the rows were tested on; prepare those, or give "
-                        "another --data-root")
-    truth = json.loads(data.val_annotations.read_text())
+        raise UserError(f"{task}: detects nothing that COCO's AP is taken of; see its table on the board")
+    truth = json.loads(filed.data_of(first, data_root).val_annotations.read_text())
     for kind in kinds:
-        with CONSOLE.status(f"{kind}: {len(pairs)} pairs, {arguments.resamples} times {len(truth['images'])} photos"):
-            tables = _compared(arguments, kind, truth, sides, pairs)
+        with CONSOLE.status(f"{kind}: {len(pairs)} pairs, {resamples} times {len(truth['images'])} photos"):
+            tables = _compared(methods, kind, truth, sides, pairs, resamples, root)
         log("\n\n".join(tables) + "\n")
     log("photos: over images drawn with replacement, a pair of runs at a time; seeds: over the runs "
         "(docs/statistics.md)")
     return 0
 
 
-def _rows(arguments: argparse.Namespace) -> list[Record]:
-    """Both methods' rows of the newest version that both have."""
-    rows = [row for row in read_all(arguments.results)
-            if (row["scale"], row["task"]) == (arguments.scale, arguments.task)
-            and arguments.schedule in (None, row["schedule"])]
-    for method in arguments.methods:
-        if method not in (known := sorted({row["method"] for row in rows})):
-            raise UserError(f"{nearest('method', method, known)} at {arguments.scale}, {arguments.task}" if known else
-                            f"no row of {arguments.task} at scale {arguments.scale} in {arguments.results}")
-    tables = [{(row["task_version"], row["schedule"]) for row in rows if row["method"] == m} for m in arguments.methods]
-    if not (shared := tables[0] & tables[1]):
-        raise UserError(f"{' and '.join(arguments.methods)} share no version and schedule of {arguments.task}; run one "
-                        "of them again")
-    version = max(version for version, _ in shared)
-    if len(schedules := sorted(name for number, name in shared if number == version)) > 1:
-        raise UserError(f"{arguments.task}: give one --schedule of {', '.join(schedules)}")
-    return [row for row in rows if row["method"] in arguments.methods
-            and (row["task_version"], row["schedule"]) == (version, schedules[0])]
-
-
-def _compared(arguments: argparse.Namespace, kind: str, truth: dict, sides: list[dict], pairs: list) -> list[str]:
+def _compared(methods: Sequence[str], kind: str, truth: dict, sides: list[filed.Runs], pairs: list, resamples: int,
+              root: Path) -> list[str]:
     """Of one kind of detections: the differences, and the errors of both methods."""
     from benchmarks.detection.resampling import bootstrap, match
 
     lines, errors = [], [[], []]
     for pair in pairs:
-        found = [match(truth, _results(arguments.results, side[pair], kind), kind) for side in sides]
+        found = [match(truth, _results(root, side[pair], kind), kind) for side in sides]
         for side, (_, kinds_of_error) in zip(errors, found):
             side.append(kinds_of_error)
-        for name, (mean, error, low, high) in bootstrap(found[0][0], found[1][0], arguments.resamples).items():
+        for name, (mean, error, low, high) in bootstrap(found[0][0], found[1][0], resamples).items():
             lines.append([f"{kind}_{name}", "photos", run_of(sides[0][pair]).partition(" ")[2], f"{mean:+.2f}",
                           f"{error:.2f}", f"{low:+.2f} … {high:+.2f}", ""])
     for name in ("AP", "AP50", "AP75"):
@@ -113,11 +88,11 @@ def _compared(arguments: argparse.Namespace, kind: str, truth: dict, sides: list
         lines.append([f"{kind}_{name}", "seeds", over.over, f"{over.mean:+.2f}", f"{over.se:.2f}" if several else "—",
                       f"{over.low:+.2f} … {over.high:+.2f}" if several else "—", verdict(over.mean, over.p)])
     lines.sort(key=lambda line: line[0])
-    tables = [render(["metric", "over", "runs", " - ".join(arguments.methods), "SE", "95 % interval", "verdict"], lines,
+    tables = [render(["metric", "over", "runs", " - ".join(methods), "SE", "95 % interval", "verdict"], lines,
                      {0, 1, 2, 6}, "simple")]
     if errors[0][0]:
         shown = [[method, *(f"{fmean(each[name] for each in side):.2f}" for name in side[0])]
-                 for method, side in zip(arguments.methods, errors)]
+                 for method, side in zip(methods, errors)]
         tables.append(render([f"{kind}: AP50 lost to", *errors[0][0]], shown, {0}, "simple"))
     return tables
 

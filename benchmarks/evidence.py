@@ -2,14 +2,15 @@
 
 Everything on the page is taken from records; `python -m benchmarks.pages` writes it, with the plots beside it.
 """
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.recipe import load_scale, resolve_recipe
-from detco.files import replacing
-from leaderboard.checks import Record, first_difference, split_recipes
+from leaderboard.checks import Record, first_difference, run_of, split_recipes
+from leaderboard.overview import costed, curves
 from leaderboard.record import read_recipes
-from leaderboard.statistics import difference, holm, mean_half_width, summarise, verdict
+from leaderboard.statistics import difference, holm, verdict
 from leaderboard.tables import (
     by_method,
     difference_table,
@@ -18,13 +19,15 @@ from leaderboard.tables import (
     render,
     run_cells,
     score_cell,
-    summary,
     table_metric,
     tables,
 )
 
 SCALE, BASELINE, OURS, FLOOR = "small", "moco_v2", "detco", "random_init"
-CURVES, COST = "knn_over_epochs", "score_over_encoder_pixels"
+CURVES, COST, FOUND = "knn_over_epochs", "score_over_encoder_pixels", "detections"
+SHOWN, LEAST = "coco_maskrcnn_c4", 0.3  # the task whose detections are drawn, and their least score
+Analyses = Mapping[str, Mapping[str, Any]]
+
 INTRO = """\
 # Evidence on real photos
 
@@ -47,8 +50,12 @@ are not run again.
 """
 
 
-def page(records: Sequence[Record]) -> str:
-    """The page of all records of a board; a line that says so where none is of the scale."""
+def page(records: Sequence[Record], kept: Analyses) -> str:
+    """The page of all records of a board; a line that says so where none is of the scale.
+
+    Args:
+        kept: what is kept of detections and data, by their hashes (`leaderboard.analyses`).
+    """
     rows = _rows(records)
     if not rows:
         return f"{INTRO}\nNo row of this scale has been filed yet.\n\n{_commands()}"
@@ -62,10 +69,15 @@ def page(records: Sequence[Record]) -> str:
         parts += ["## k-NN over epochs", "Top-1 on Imagenette's validation photos while pretraining runs, the pool "
                   "voting, with the running statistics of that moment; the last line is the checkpoint's.",
                   f"![k-NN over epochs](evidence/{CURVES}.svg)", _curve_table(rows)]
-    if any(_points(task) for task in found):
+    if any(costed(task) for task in found):
         parts += ["## Score over encoder pixels", "Each task's main metric over the pixels that pretraining took "
                   "through its encoders, with the 95 % interval of the mean.",
                   f"![score over encoder pixels](evidence/{COST}.svg)"]
+    if found := _found(rows, kept)[1]:
+        parts += ["## The same photos", f"What the first runs of both found in {SHOWN} from a score of {LEAST} on, on "
+                  "eight photos chosen by a hash of their numbers; the photos themselves do not lie here (`python "
+                  f"benchmarks/figures.py detections {OURS} {BASELINE} --scale {SCALE}` draws on them where they do).",
+                  f"![{' and '.join(found)} on eight photos](evidence/{FOUND}.svg)"]
     return "\n\n".join(part.strip() for part in [*parts, "## What it took", _spent(rows), _commands()]) + "\n"
 
 
@@ -150,12 +162,6 @@ def _verdicts(found: Sequence[Sequence[Record]], one: str, other: str) -> str:
     return "; ".join(map(escaped, said)) or "not measured yet"
 
 
-def curves(rows: Sequence[Record]) -> dict[tuple[str, int | None], list[dict]]:
-    """(row's name, pretraining seed) -> what the monitor wrote, of checkpoints that were watched."""
-    return {(row["method"], row["pretrain_seed"]): lines for row in rows
-            if (lines := row["checkpoint"]["metadata"].get("monitor"))}
-
-
 def _at_equal_pixels(rows: Sequence[Record]) -> list[str]:
     """k-NN of C5 while pretraining ran: MoCo v2's last, and DetCo's last before it had taken as many pixels."""
     found, said = curves(rows), []
@@ -184,17 +190,6 @@ def _budget(row: Record) -> dict:
     return row["checkpoint"]["metadata"].get("budget") or {}
 
 
-def _points(task: Sequence[Record]) -> dict[str, tuple[float, float, float]]:
-    """Row's name -> (encoder pixels, mean of the main metric, half of its mean's 95 % interval or NaN)."""
-    found = {}
-    for name, own in by_method(task).items():
-        pixels = summarise(_budget(row).get("encoder_pixels") for row in own)
-        over = summary(own, table_metric(task))
-        if pixels.n and over.n:
-            found[name] = (pixels.mean, over.mean, mean_half_width(own, table_metric(task)))
-    return found
-
-
 def _spent(rows: Sequence[Record]) -> str:
     hours = {(row["method"], row["pretrain_seed"]): _budget(row).get("device_hours") for row in rows}
     shown, lines = labels(rows), []
@@ -207,39 +202,44 @@ def _spent(rows: Sequence[Record]) -> str:
         f"\n\nDevice: {escaped('; '.join(devices))}."
 
 
-def plot(records: Sequence[Record], folder: Path) -> None:
-    """The page's two pictures, in the folder `evidence` beside it; none where the records have nothing for one."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
+def _found(rows: Sequence[Record], kept: Analyses) -> tuple[list[dict], dict[str, list[list]]]:
+    """The photos that are drawn, and what the first runs of both methods that were looked at found there; the second is
+    empty unless both were."""
+    looked_at = [row for row in rows if row["task"] == SHOWN and row["detections"] in kept
+                 and row["data_fingerprint"] in kept]
+    if not (_has(looked_at, OURS) and _has(looked_at, BASELINE)):
+        return [], {}
+    first = {method: by_method(looked_at)[method][0] for method in (OURS, BASELINE)}
+    return (kept[first[OURS]["data_fingerprint"]]["photos"],
+            {run_of(row): kept[row["detections"]]["found"] for row in first.values()})
+
+
+def _drawn(rows: Sequence[Record], kept: Analyses):
+    from benchmarks.drawing import photos
+
+    shown, found = _found(rows, kept)
+    several = len({each[0] for photo in shown for each in photo["objects"]}) > 1
+
+    def column(boxes: Sequence[list], colour: str) -> list[dict]:
+        return [dict(width=photo["width"], height=photo["height"], colour=colour, several=several, boxes=own)
+                for photo, own in zip(shown, boxes)]
+
+    columns = [column([photo["objects"] for photo in shown], "black")]
+    columns += [column([[box for box in own if box[5] >= LEAST] for own in boxes], f"C{i}")
+                for i, boxes in enumerate(found.values())]
+    return photos.grid(columns, ["objects", *found], photos.boxes, across=True, ratio=photos.ratio_of(shown))
+
+
+def plot(records: Sequence[Record], kept: Analyses, folder: Path) -> None:
+    """The page's pictures, in the folder `evidence` beside it; none where the records have nothing for one."""
+    from benchmarks.drawing import plots
 
     rows = _rows(records)
     shown = labels(rows)
-    colours = {name: f"C{number}" for number, name in enumerate(sorted(shown))}
-    with rc_context({"svg.hashsalt": "evidence", "font.size": 9}):
-        if measured := curves(rows):
-            levels = list(next(iter(measured.values()))[0]["knn"])
-            figure = Figure(figsize=(3 * len(levels), 3.2), layout="constrained")
-            for axis, level in zip(figure.subplots(1, len(levels), sharey=True), levels):
-                for (name, seed), curve in measured.items():
-                    axis.plot([line["epoch"] for line in curve], [line["knn"][level] for line in curve], ".-",
-                              color=colours[name], alpha=1 if not seed else 0.5,
-                              label=None if seed else shown[name])
-                axis.set(title=level.upper(), xlabel="epochs")
-            figure.axes[0].set_ylabel("k-NN top-1, %")
-            figure.axes[0].legend(fontsize="small")
-            _save(figure, folder / f"{CURVES}.svg")
-        if found := [task for task in tables(rows).values() if _points(task)]:
-            figure = Figure(figsize=(3.2 * len(found), 3.2), layout="constrained")
-            for axis, task in zip(figure.subplots(1, len(found), squeeze=False)[0], found):
-                for name, (pixels, mean, half) in _points(task).items():
-                    axis.errorbar(pixels / 1e9, mean, [[half], [half]], fmt="o", color=colours[name], capsize=3,
-                                  label=shown[name])
-                axis.set(title=task[0]["task"], xlabel="encoder Gpixel", ylabel=table_metric(task))
-            figure.axes[0].legend(fontsize="small")
-            _save(figure, folder / f"{COST}.svg")
-
-
-def _save(figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None})
+    if measured := curves(rows):
+        plots.save(plots.knn_curves(measured, shown), folder, CURVES, ("svg",))
+    if panels := {task[0]["task"]: (table_metric(task), points) for task in tables(rows).values()
+                  if (points := costed(task))}:
+        plots.save(plots.score_over_cost(panels, shown), folder, COST, ("svg",))
+    if _found(rows, kept)[1]:
+        plots.save(_drawn(rows, kept), folder, FOUND, ("svg",))

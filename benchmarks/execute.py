@@ -203,10 +203,12 @@ def _row(plan: Plan, step: Transfer, data: CocoData | Pools, ready: Ready, seed:
     if options.filed and dist.is_main_process():
         outcome = record.file(plan.folders.results, result, without_prose(protocol.config), options.replace)
         if result["detections"] and outcome.status in ("filed", "same"):
-            from benchmarks.detection.evaluate import files_of
+            from benchmarks.detection import analysis, evaluate
 
-            detections.keep(plan.folders.results, result["detections"],
-                            files_of(protocol.config["task"]["metrics"], folder))
+            kinds = protocol.config["task"]["metrics"]
+            detections.keep(plan.folders.results, result["detections"], evaluate.files_of(kinds, folder))
+            if "mIoU" not in kinds:
+                analysis.keep(plan.folders.results, result, data)
         _log(f"{ready.row}, {protocol.task}, {seeds}: {outcome.line}")
     return result
 

@@ -19,6 +19,7 @@ from benchmarks.recipe import load_scale, resolve_recipe, scale_names
 from benchmarks.task import defined_at, load_task, resolve, source_of, task_names, without_prose
 from detco import config
 from detco.files import replacing
+from leaderboard import analyses
 from leaderboard.checks import Record
 from leaderboard.published import published_tables
 from leaderboard.record import locked, read_all
@@ -166,15 +167,16 @@ def main(argv: list[str] | None = None) -> int:
 def _made(check: bool) -> int:
     pages = {PAGES / f"{name}.md": page(name) for name in task_names()}
     records = read_all(RESULTS)
+    kept = analyses.read_all(RESULTS, records)
     pages |= {RECIPES: recipes(), README: readme(records), PAGES.parent / "pilots.md": pilots.page(),
-              PAGES.parent / "evidence.md": evidence.page(records)}
+              PAGES.parent / "evidence.md": evidence.page(records, kept)}
     stale = [path for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     stale += set(PAGES.glob("*.md")) - set(pages)
     if check and stale:
         print(f"stale: {', '.join(path.name for path in stale)}; run `python -m benchmarks.pages`", file=sys.stderr)
         return 1
     if not check:
-        evidence.plot(records, PAGES.parent / "evidence")
+        evidence.plot(records, kept, PAGES.parent / "evidence")
     for path in [] if check else stale:
         _write(path, pages.get(path))
     return 0

@@ -1,4 +1,5 @@
-"""Score filed rows again from the detections that were kept, and name every metric that differs.
+"""Score filed rows again from the detections that were kept, and name every metric that differs; likewise what
+`leaderboard/analyses` keeps of them, which is made where it is missing.
 
     python benchmarks/verify.py
     python benchmarks/verify.py --scale small --data-root data
@@ -6,6 +7,7 @@
 Rows of frozen features have no detections; those are counted, as are rows whose detections or data are not here.
 """
 import argparse
+import json
 import sys
 import tempfile
 from collections import Counter
@@ -18,10 +20,10 @@ from benchmarks.data import sources
 from benchmarks.data.coco import CocoData, DataError
 from benchmarks.errors import ended
 from detco.console import log, progress_bar
-from leaderboard import detections
+from leaderboard import analyses, detections
 from leaderboard.checks import Record, run_of
 from leaderboard.errors import RecordError
-from leaderboard.record import filed_protocol, read_all
+from leaderboard.record import filed_protocol, load, read_all
 
 TOLERANCE = 1e-9  # percent
 
@@ -66,6 +68,7 @@ def run(root: Path, data_root: Path, scale: str | None) -> int:
 
 def verified(root: Path, row: Record, data_of) -> tuple[str, list[str]]:
     """What became of a row, and the metrics that differ."""
+    from benchmarks.detection import analysis
     from benchmarks.detection.evaluate import score
 
     if not row["detections"]:
@@ -79,14 +82,19 @@ def verified(root: Path, row: Record, data_of) -> tuple[str, list[str]]:
     data = data_of(row["scale"], row["data"]["source"])
     if isinstance(data, str) or data.fingerprint != row["data_fingerprint"]:
         return "whose data are not here", []
-    again = {}
+    kinds, again = filed_protocol(root, row)["task"]["metrics"], {}
     with tempfile.TemporaryDirectory() as folder:
         for name, content in kept.items():
             (Path(folder) / name).write_bytes(content)
-        for kind in filed_protocol(root, row)["task"]["metrics"]:
+        for kind in kinds:
             again |= score(kind, data, Path(folder))[0]
     lines = [f"{name} is filed as {value}, its detections score {again[name]}" for name, value in row["metrics"].items()
              if name in again and not _equal(value, again[name])]
+    if "mIoU" not in kinds:
+        analysis.keep(root, row, data)
+        lines += [f"{path} is not what its detections show; delete it, and run this again"
+                  for content in analysis.made(root, row, data) if load(path := analyses.path_of_content(root, content))
+                  != json.loads(json.dumps(content))]
     return "differ" if lines else "agree", lines
 
 

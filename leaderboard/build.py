@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from leaderboard import overview, site
+from leaderboard import analyses, overview, site
 from leaderboard.checks import Record, Table, is_todays, recipe_difference, run_of, split_recipes
 from leaderboard.published import published_tables
 from leaderboard.record import locked, read_all, read_protocols, read_recipes, write_text
@@ -31,6 +31,7 @@ from leaderboard.tables import (
 
 OUTDATED = "§"
 Recipes = Mapping[str, Mapping[str, str]]
+Analyses = Mapping[str, Mapping[str, Any]]
 
 INTRO = f"""\
 # Leaderboard
@@ -81,6 +82,7 @@ class Board:
         records: all there are; `current` those of the scales' tables, `superseded` those that today's recipes replace.
         protocols: fingerprint -> resolved protocol.
         today: scale -> method -> hash of today's recipe.
+        analyses: what is kept of detections and data, by their hashes.
     """
 
     records: list[Record]
@@ -88,6 +90,7 @@ class Board:
     superseded: list[Record]
     protocols: dict[str, Any]
     today: Recipes
+    analyses: Analyses
 
 
 def gather(results: str | Path, recipes: str | Path | None = None) -> Board:
@@ -99,13 +102,14 @@ def gather(results: str | Path, recipes: str | Path | None = None) -> Board:
         RecordError: no such folder, a bad record or protocol, or rows that may not share a table or a name.
     """
     records, today = read_all(results), read_recipes(recipes)
-    return Board(records, *split_recipes(records, today), read_protocols(results, records), today)
+    return Board(records, *split_recipes(records, today), read_protocols(results, records), today,
+                 analyses.read_all(results, records))
 
 
 def pages(results: str | Path, page: str | Path | None = None) -> dict[Path, str]:
     """Path -> text of a board's pages: LEADERBOARD.md, or `page`, beside `results`, and site/index.html beside that."""
     page, board = Path(page or Path(results).parent / "LEADERBOARD.md"), gather(results)
-    found = site.page(tables(board.current, board.protocols), board.today)
+    found = site.page(tables(board.current, board.protocols), board.today, board.analyses)
     return {page: markdown(board), page.parent / "site" / "index.html": found}
 
 
@@ -125,17 +129,17 @@ def build(results: str | Path, recipes: str | Path | None = None) -> str:
 
 def markdown(board: Board) -> str:
     """The page of a board in markdown. Raises RecordError where rows of one table ran different protocols."""
-    protocols, today = board.protocols, board.today
+    protocols = board.protocols
     earlier = dict(_by_scale(board.superseded, protocols))
     parts = [INTRO]
     for scale, found in _by_scale(board.current, protocols):
         parts.append(f"## {_title(scale, 'overview')}\n\n{overview.matrix(found)}\n")
-        parts += [_section(table, rows, today) for table, rows in found.items()]
+        parts += [_section(table, rows, board) for table, rows in found.items()]
         parts.append(_checkpoints(scale, [row for rows in found.values() for row in rows]))
         if scale in earlier:
             changes = _changes(board.current, earlier[scale])
             parts.append(f"## {scale} · superseded recipes\n\n{SUPERSEDED}\n{changes}\n")
-            parts += [_section(table, rows, today, "superseded") for table, rows in earlier[scale].items()]
+            parts += [_section(table, rows, board, "superseded") for table, rows in earlier[scale].items()]
     if not board.records:
         parts.append("No results yet.\n")
     published = published_tables(record["task"] for record in board.records)
@@ -150,10 +154,11 @@ def _by_scale(records: Sequence[Record], protocols: Mapping[str, Any]) -> list[t
             for scale, found in groupby(tables(records, protocols).items(), key=lambda item: item[0][0])]
 
 
-def _section(table: Table, rows: Sequence[Record], today: Recipes, label: str = "") -> str:
+def _section(table: Table, rows: Sequence[Record], board: Board, label: str = "") -> str:
     scale, task, version, schedule = table
     parts = [f"## {_title(scale, label, task, f'version {version}', schedule and f'schedule {schedule}')}",
-             _scores(rows, today), _notes(rows), _details(rows), _differences(rows), _provenance(rows)]
+             _scores(rows, board.today), _notes(rows), _details(rows), _errors(rows, board.analyses),
+             _differences(rows), _provenance(rows)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -180,8 +185,26 @@ def _details(rows: Sequence[Record]) -> str:
         return ""
     lines = [[escaped(method), *(score_cell(own, metric) for metric in metrics)]
              for method, own in by_method(rows).items()]
-    table = render([escaped(cell) for cell in ("method", *metrics)], lines, text_columns={0})
-    return f"<details><summary>By object size, and recall</summary>\n\n{table}\n\n</details>"
+    return _folded("By object size, and recall", render([escaped(cell) for cell in ("method", *metrics)], lines, {0}))
+
+
+def _folded(summary: str, table: str) -> str:
+    return f"<details><summary>{summary}</summary>\n\n{table}\n\n</details>"
+
+
+def _errors(rows: Sequence[Record], kept: Analyses) -> str:
+    """What AP50 loses to each kind of error, folded; empty where no row's detections were looked at."""
+    found = {method: analyses.mean_errors(own, kept) for method, own in by_method(rows).items()}
+    keys = sorted({key for own in found.values() for key in own})
+    if not keys:
+        return ""
+    tables = []
+    for kind in dict.fromkeys(kind for kind, _ in keys):
+        names = [name for other, name in keys if other == kind]
+        lines = [[escaped(method), *(f"{own[kind, name]:.1f}" if (kind, name) in own else MISSING for name in names)]
+                 for method, own in found.items()]
+        tables.append(render([escaped(f"{kind}: AP50 lost to"), *map(escaped, names)], lines, {0}))
+    return _folded("Kinds of errors (TIDE), mean over runs", "\n\n".join(tables))
 
 
 def _cost_cells(rows: Sequence[Record]) -> list[str]:

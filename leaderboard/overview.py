@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from statistics import fmean
+from typing import Any
 
 from leaderboard.checks import Record, Table
 from leaderboard.statistics import mean_half_width, summarise, t_half_width, verdict
@@ -85,6 +86,24 @@ def means(rows: Sequence[Record]) -> dict[str, float]:
     """Method -> mean of the main metric, where one was measured."""
     found = {method: summary(own, table_metric(rows)).mean for method, own in by_method(rows).items()}
     return {method: mean for method, mean in found.items() if not math.isnan(mean)}
+
+
+def curves(rows: Sequence[Record]) -> dict[tuple[str, int | None], list[dict[str, Any]]]:
+    """(row's name, pretraining seed) -> what was measured while it was pretrained, of checkpoints that were watched."""
+    return {(row["method"], row["pretrain_seed"]): lines for row in rows
+            if (lines := row["checkpoint"]["metadata"].get("monitor"))}
+
+
+def costed(rows: Sequence[Record]) -> dict[str, tuple[float, float, float]]:
+    """Method -> (pixels that pretraining took through its encoders, mean of the main metric, half of its 95 % interval
+    or NaN), where both are known; of one table."""
+    found = {}
+    for method, own in by_method(rows).items():
+        pixels = summarise((row["checkpoint"]["metadata"].get("budget") or {}).get("encoder_pixels") for row in own)
+        over = summary(own, table_metric(rows))
+        if pixels.n and over.n:
+            found[method] = pixels.mean, over.mean, mean_half_width(own, table_metric(rows))
+    return found
 
 
 def ranks(tasks: Mapping[str, Sequence[Record]]) -> dict[str, tuple[float, float]]:

@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leaderboard.checks import Record, Table, is_todays
+from leaderboard.analyses import mean_errors
+from leaderboard.checks import Record, Table, is_todays, run_of
+from leaderboard.overview import curves
 from leaderboard.published import TABLES
 from leaderboard.record import protocol_path, result_path
 from leaderboard.statistics import mean_half_width, scores, summarise, taken_over, verdict
@@ -22,13 +24,15 @@ ASSETS = Path(__file__).parent / "assets"
 ALL_PAIRS = 20  # methods of a table up to which any two are compared; beyond, only with a baseline
 
 
-def page(tables: Mapping[Table, Sequence[Record]], today: Mapping[str, Mapping[str, str]]) -> str:
+def page(tables: Mapping[Table, Sequence[Record]], today: Mapping[str, Mapping[str, str]],
+         kept: Mapping[str, Mapping[str, Any]]) -> str:
     """The page of a board's tables.
 
     Args:
         today: scale -> method -> hash of today's recipe.
+        kept: what is kept of detections and data, by their hashes (`leaderboard.analyses`).
     """
-    measured = [_table(key, rows, today) for key, rows in tables.items()]
+    measured = [_table(key, rows, today, kept) | _photos(rows, kept) for key, rows in tables.items()]
     content = dict(tables=measured, reported=_reported({key[1] for key in tables}), curves=_curves(tables))
     # "<" as an escape, so that no string of it can end the script element.
     text = json.dumps(content, separators=(",", ":"), sort_keys=True, allow_nan=False).replace("<", "\\u003c")
@@ -38,15 +42,26 @@ def page(tables: Mapping[Table, Sequence[Record]], today: Mapping[str, Mapping[s
     return html.replace("/* data */", text)
 
 
-def _table(key: Table, rows: Sequence[Record], today: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+def _table(key: Table, rows: Sequence[Record], today: Mapping[str, Mapping[str, str]],
+           kept: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     scale, task, version, schedule = key
     methods, first = by_method(rows), rows[0]
     return dict(
         scale=scale, task=task, version=version, schedule=schedule, main=table_metric(rows),
         metrics=[*metric_columns(rows), *metric_columns(rows, details=True)],
         protocol=_link(protocol_path("results", first["protocol_fingerprint"])), arch=first["arch"],
-        data=first["data_fingerprint"][:12], rows=[_row(name, own, today) for name, own in methods.items()],
+        data=first["data_fingerprint"][:12], rows=[_row(name, own, today, kept) for name, own in methods.items()],
         differences=_differences(methods, rows))
+
+
+def _photos(rows: Sequence[Record], kept: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The photos of a table's data, and what the first run of each method that was looked at found on them."""
+    shown = kept.get(rows[0]["data_fingerprint"])
+    first = {method: next((row for row in own if row["detections"] in kept), None)
+             for method, own in by_method(rows).items()}
+    found = {method: dict(run=run_of(row), boxes=kept[row["detections"]]["found"]) for method, row in first.items()
+             if row}
+    return dict(photos=shown["photos"], found=found) if shown and found else {}
 
 
 def _link(path: Path) -> str:
@@ -54,7 +69,8 @@ def _link(path: Path) -> str:
     return f"../{path.as_posix()}"
 
 
-def _row(method: str, rows: Sequence[Record], today: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+def _row(method: str, rows: Sequence[Record], today: Mapping[str, Mapping[str, str]],
+         kept: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     budgets = [row["checkpoint"]["metadata"].get("budget") or {} for row in rows]
     first = rows[0]
     cost = {name: _number(summarise(budget.get(name) for budget in budgets).mean)
@@ -64,6 +80,7 @@ def _row(method: str, rows: Sequence[Record], today: Mapping[str, Mapping[str, s
         scores={name: _score(rows, name) for name in sorted({name for row in rows for name in row["metrics"]})},
         cost=cost | dict(transfer_minutes=_number(summarise(row["cost"]["wall_seconds"] for row in rows).mean, 60)),
         device="; ".join(sorted({row["cost"]["device"] or "" for row in rows})),
+        errors=[[*key, _number(value)] for key, value in sorted(mean_errors(rows, kept).items())],
         outdated=method in today.get(first["scale"], {}) and not is_todays(first, today),
         unreliable=sorted({row["unreliable"] for row in rows if row["unreliable"]}),
         records=[_link(result_path("results", row)) for row in rows], command=_command(method, rows))
@@ -113,10 +130,9 @@ def _reported(tasks: set[str]) -> list[dict[str, str]]:
 def _curves(tables: Mapping[Table, Sequence[Record]]) -> list[dict[str, Any]]:
     """What was measured while pretrainings ran, each once."""
     found = {}
-    for rows in tables.values():
-        for row in rows:
-            if lines := row["checkpoint"]["metadata"].get("monitor"):
-                found[row["scale"], row["method"], row["pretrain_seed"]] = [
-                    dict(epoch=line["epoch"], encoder_pixels=line["encoder_pixels"], knn=line["knn"]) for line in lines]
+    for (scale, *_), rows in tables.items():
+        for (method, seed), lines in curves(rows).items():
+            found[scale, method, seed] = [{key: line[key] for key in ("epoch", "encoder_pixels", "knn")}
+                                          for line in lines]
     return [dict(scale=scale, method=method, seed=seed, points=points)
             for (scale, method, seed), points in sorted(found.items(), key=str)]

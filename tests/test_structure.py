@@ -14,9 +14,9 @@ MODULE = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.\w+)*")
 OBJECT = re.compile(rf"({MODULE.pattern}):\w+")  # "module:name", as `task.kind` and a method's `type` are written
 BY_NAME = {"resolve_name", "import_module"}  # functions that import what a string names
 # Each has a command line of its own; its words go no further than the file.
-PARSERS = {"benchmarks.cli", "benchmarks.compare", "benchmarks.prepare", "benchmarks.speed", "benchmarks.pages",
-           "benchmarks.pilots", "benchmarks.verify", "benchmarks.data.synthetic", "leaderboard.__main__",
-           "detco.checkpoint"}
+PARSERS = {"benchmarks.cli", "benchmarks.compare", "benchmarks.figures", "benchmarks.prepare", "benchmarks.speed",
+           "benchmarks.pages", "benchmarks.pilots", "benchmarks.verify", "benchmarks.data.synthetic",
+           "leaderboard.__main__", "detco.checkpoint"}
 SLOW = {"torch", "torchvision", "mmengine", "mmcv", "mmdet", "scipy", "sklearn", "matplotlib", "pandas"}  # to import
 
 

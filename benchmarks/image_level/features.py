@@ -50,12 +50,16 @@ class PooledC5(nn.Module):
     def train(self, mode: bool = True):
         return super().train(False)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def levels(self, images: Tensor) -> dict[str, Tensor]:
+        """Normalised RGB images [N, 3, S, S] -> the backbone's levels, c2 to c5."""
         if self.pixels:
             images = F.normalize(images, [-m / s for m, s in zip(MEAN, STD)], [1 / s for s in STD])
             images = images.flip(1) if self.pixels["channel_order"] == "BGR" else images
             images = F.normalize(images, self.pixels["mean"], self.pixels["std"])
-        c5 = self.backbone(images)["c5"].float()
+        return self.backbone(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        c5 = self.levels(images)["c5"].float()
         height, width = (side - self.grid + 1 for side in c5.shape[2:])
         return c5.unfold(2, height, 1).unfold(3, width, 1).mean((4, 5)).flatten(1)
 
@@ -63,9 +67,13 @@ class PooledC5(nn.Module):
     def of_crops(self, crops: Tensor) -> Tensor:
         """uint8 crops [N, 3, S, S] on any device -> features [N, C] on the module's; bfloat16 inside on a GPU."""
         device = next(self.parameters()).device
-        images = F.normalize(F.to_dtype(crops.to(device, non_blocking=True), torch.float32, scale=True), MEAN, STD)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            return self(images)
+            return self(normalised(crops.to(device, non_blocking=True)))
+
+
+def normalised(crops: Tensor) -> Tensor:
+    """uint8 crops -> float32, by ImageNet's mean and deviation."""
+    return F.normalize(F.to_dtype(crops, torch.float32, scale=True), MEAN, STD)
 
 
 def frozen(job: Job) -> tuple[PooledC5, dict]:

@@ -127,6 +127,10 @@ function detail(line) {
     if (line.row.unreliable.length) parts.push(make("p", {}, `Unreliable: ${line.row.unreliable.join("; ")}`));
   }
   const metrics = Object.entries(line.scores).filter(([, score]) => score.mean !== null);
+  if (line.kind === "measured" && line.row.errors.length) {
+    parts.push(make("p", {}, "AP50 lost to kinds of errors (TIDE): ",
+      line.row.errors.map(([kind, name, value]) => `${kind} ${name} ${fixed(value)}`).join(", ")));
+  }
   parts.push(make("p", {}, metrics.map(([name, score]) => `${name} ${shown(score, line)}`).join(", ")));
   parts.push(make("button", { type: "button", onclick: () => find("detail").replaceChildren() }, "Close"));
   find("detail").replaceChildren(...parts);
@@ -248,6 +252,39 @@ function drawCurves() {
   axis === "epoch" ? "epochs" : "encoder pixels, billions", `k-NN of ${level.toUpperCase()}, %`, true);
 }
 
+/** A photo's outline with boxes [category, left, top, width, height(, score)]. */
+function outlined(photo, boxes, colour, label, several) {
+  const size = Math.max(photo.width, photo.height) / 22;
+  const parts = [make("svg:rect", { x: 0, y: 0, width: photo.width, height: photo.height, class: "photo" })];
+  for (const [category, x, y, width, height, score] of boxes) {
+    const opacity = score === undefined ? 1 : 0.25 + 0.75 * score;
+    const text = [several && category, score !== undefined && score.toFixed(2)].filter(Boolean).join(" ");
+    parts.push(make("svg:rect", { x, y, width, height, fill: "none", stroke: colour, "stroke-width": size / 5,
+      "stroke-opacity": opacity }, make("svg:title", {}, text)),
+    make("svg:text", { x: x + size / 4, y: Math.max(y + size, size), style: `font-size:${size}px`, opacity }, text));
+  }
+  return make("figure", {}, make("svg:svg", { viewBox: `0 0 ${photo.width} ${photo.height}`, role: "img",
+    "aria-label": `${label}, photo ${photo.id}: ${boxes.length} boxes` }, ...parts), make("figcaption", {}, label));
+}
+
+function drawPhotos() {
+  const table = board.tables[Number(find("photos-table").value)];
+  const shownMethods = [find("photos-a").value, find("photos-b").value];
+  const least = Number(find("photos-score").value);
+  const several = new Set(table.photos.flatMap((photo) => photo.objects.map(([category]) => category))).size > 1;
+  find("photos").replaceChildren(...table.photos.map((photo, i) => make("div", { class: "photos" },
+    outlined(photo, photo.objects, "var(--ink)", `objects of photo ${photo.id}`, several),
+    ...shownMethods.map((method, k) => outlined(photo, table.found[method].boxes[i].filter((box) => box[5] >= least),
+      COLOURS[k], table.found[method].run, several)))));
+}
+
+function choosePhotos() {
+  const methods = Object.keys(board.tables[Number(find("photos-table").value)].found).sort();
+  const wanted = ["detco", "moco_v2"].map((method, i) => (methods.includes(method) ? method : methods[Math.min(i, methods.length - 1)]));
+  ["photos-a", "photos-b"].forEach((id, i) => { options(id, methods); find(id).value = wanted[i]; });
+  drawPhotos();
+}
+
 function save(name, rows) {
   const quoted = (cell) => `"${String(cell).replace(/^[=+@\t\r]/, "'$&").replaceAll('"', '""')}"`; // no formulas
   const text = rows.map((row) => row.map(quoted).join(",")).join("\r\n");
@@ -306,3 +343,9 @@ pair();
 drawCost();
 if (board.curves.length) drawCurves();
 else find("curves-section").hidden = true;
+const withPhotos = board.tables.map((table, i) => [table, i]).filter(([table]) => table.photos);
+find("photos-table").replaceChildren(...withPhotos.map(([t, i]) => make("option", { value: i }, `${t.scale}: ${named(t)}`)));
+find("photos-table").addEventListener("change", choosePhotos);
+for (const id of ["photos-a", "photos-b", "photos-score"]) find(id).addEventListener("change", drawPhotos);
+if (withPhotos.length) choosePhotos();
+else find("photos-section").hidden = true;

@@ -4,7 +4,11 @@ import re
 import pytest
 
 from benchmarks import evidence
+from leaderboard import analyses
 from leaderboard.statistics import difference, holm, verdict
+
+KEPT = {"d" * 64: analyses.photos("d" * 64, [dict(id=1, width=20, height=10, objects=[["disc", 1, 1, 5, 5]])]),
+        "e" * 64: analyses.analysis("e" * 64, "d" * 64, {"bbox": {"Loc": 1.0}}, [[["disc", 1, 1, 5, 5, 0.4]]])}
 
 
 def curve(top):
@@ -28,7 +32,7 @@ def rows(make, recipe):
 
 
 def test_sentences_give_the_differences_and_their_intervals(rows):
-    text = evidence.page(rows)
+    text = evidence.page(rows, {})
     mine = [[r for r in rows if r["method"] == m and r["scale"] == "small" and r["task"] == "coco_maskrcnn_c4"]
             for m in ("detco", "moco_v2")]
     over = difference(*mine, "bbox_AP")
@@ -50,7 +54,7 @@ def test_a_changed_recipe_is_shown_by_what_it_changes(rows):
 
 
 def test_a_board_without_rows_of_the_scale_says_so(make):
-    assert "No row of this scale has been filed yet." in evidence.page([make("detco")])
+    assert "No row of this scale has been filed yet." in evidence.page([make("detco")], {})
 
 
 def test_moco_v2_takes_detcos_pixels_in_as_many_epochs():
@@ -64,7 +68,8 @@ def test_moco_v2_takes_detcos_pixels_in_as_many_epochs():
 
 def test_pictures_are_the_same_bytes_each_time(rows, tmp_path):
     for name in "ab":
-        evidence.plot(rows, tmp_path / name)
+        evidence.plot(rows, KEPT, tmp_path / name)
     drawn = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in "ab"]
-    assert drawn[0] == drawn[1] and set(drawn[0]) == {f"{evidence.CURVES}.svg", f"{evidence.COST}.svg"}
-    assert all(f"evidence/{name}" in evidence.page(rows) for name in drawn[0])
+    assert drawn[0] == drawn[1] and set(drawn[0]) == {
+        f"{name}.svg" for name in (evidence.CURVES, evidence.COST, evidence.FOUND)}
+    assert all(f"evidence/{name}" in evidence.page(rows, KEPT) for name in drawn[0])

@@ -154,7 +154,7 @@ def test_no_field_ends_the_data_or_becomes_markup(text, browser, make, tmp_path)
     row = make(text, task=text, schedule=text, unreliable=text, changes={text: text}, arch=text,
                cost=make()["cost"] | {"device": text}, metrics={text: 1.0}, main_metric=text)
     row["checkpoint"]["metadata"]["monitor"] = [{"epoch": 1, "encoder_pixels": 1, "knn": {"c5": 1.0}}]
-    html = site.page(tables([row]), {})
+    html = site.page(tables([row]), {}, {})
     assert html.count("<script") == 2 and html.count("</script>") == 2 and "<img src=x>" not in html
     (tmp_path / "index.html").write_text(html)
     opened = browser.new_page()
