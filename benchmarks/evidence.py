@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.recipe import load_scale, resolve_recipe
-from leaderboard.checks import Record, first_difference, run_of, split_recipes
-from leaderboard.overview import costed, curves
+from leaderboard.checks import Record, run_of, split_recipes
+from leaderboard.overview import costed, curves, labels, on_the_way
 from leaderboard.record import read_recipes
 from leaderboard.statistics import difference, holm, verdict
 from leaderboard.tables import (
@@ -106,17 +106,6 @@ def equal_epochs() -> float:
     return recipe["schedule"]["epochs"] * (1 + patches / view["size"]**2)
 
 
-def labels(rows: Sequence[Record]) -> dict[str, str]:
-    """What each row's name is shown as: a changed recipe by its first difference from the method's own."""
-    own = {row["method"]: row["recipe"]["config"] for row in rows}
-    found = {}
-    for name, recipe in own.items():
-        base = name.partition("+")[0]
-        difference = recipe and own.get(base) and first_difference(recipe, own[base])
-        found[name] = f"{base}, {difference.split(' != ')[0].replace(': ', ' ')}" if difference else name
-    return found
-
-
 def _scores(rows: Sequence[Record]) -> str:
     metrics, shown = metric_columns(rows), labels(rows)
     lines = [[escaped(shown[name]), *(score_cell(own, metric) for metric in metrics), *run_cells(own)]
@@ -163,18 +152,11 @@ def _verdicts(found: Sequence[Sequence[Record]], one: str, other: str) -> str:
 
 
 def _at_equal_pixels(rows: Sequence[Record]) -> list[str]:
-    """k-NN of C5 while pretraining ran: MoCo v2's last, and DetCo's last before it had taken as many pixels."""
-    found, said = curves(rows), []
-    for name, seed in found:
-        if name != BASELINE or (OURS, seed) not in found:
-            continue
-        last = found[BASELINE, seed][-1]
-        if before := [line for line in found[OURS, seed] if line["encoder_pixels"] <= last["encoder_pixels"]]:
-            ours = before[-1]
-            said.append(f"k-NN of C5 on the way, pretraining {seed}: {ours['knn']['c5']:.1f} after "
-                        f"{ours['encoder_pixels'] / 1e9:.2f} billion pixels against {last['knn']['c5']:.1f} after "
-                        f"{last['encoder_pixels'] / 1e9:.2f}")
-    return said
+    """k-NN of C5 while pretraining ran, at the pixels that both methods have taken."""
+    return [f"k-NN of C5 on the way, pretraining {seed}: {ours['knn']['c5']:.1f} after "
+            f"{ours['encoder_pixels'] / 1e9:.2f} billion pixels against {theirs['knn']['c5']:.1f} after "
+            f"{theirs['encoder_pixels'] / 1e9:.2f}"
+            for (name, seed), (ours, theirs) in on_the_way(rows, BASELINE).items() if name == OURS]
 
 
 def _curve_table(rows: Sequence[Record]) -> str:

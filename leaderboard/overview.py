@@ -7,8 +7,16 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any
 
-from leaderboard.checks import Record, Table
-from leaderboard.statistics import mean_half_width, summarise, t_half_width, verdict
+from leaderboard.checks import Record, Table, first_difference
+from leaderboard.statistics import (
+    Difference,
+    difference,
+    holm,
+    mean_half_width,
+    summarise,
+    t_half_width,
+    verdict,
+)
 from leaderboard.tables import (
     BASELINES,
     MISSING,
@@ -24,6 +32,7 @@ from leaderboard.tables import (
 
 AGAINST = BASELINES[0]
 MARKS = {"better": "▲", "worse": "▼", "not distinguishable": "≈", "": ""}
+EQUAL = 1.05  # ratio of encoder pixels up to which they are taken for the same
 FORETELLS = 5  # methods that a correlation between tasks is taken of, at least
 Found = Mapping[Table, Sequence[Record]]
 
@@ -63,7 +72,7 @@ def matrix(found: Found) -> str:
     parts = [INTRO, render([escaped(name) for name in header], shown, {0})]
     if ranked:
         parts.append("Mean rank: of the methods that have every task, with its 95 % interval over tasks.")
-    return "\n\n".join([*parts, *_foretelling(tasks)])
+    return "\n\n".join([*parts, *_equal(tasks), *_foretelling(tasks)])
 
 
 def task_cells(rows: Sequence[Record]) -> dict[str, str]:
@@ -106,6 +115,45 @@ def costed(rows: Sequence[Record]) -> dict[str, tuple[float, float, float]]:
     return found
 
 
+def labels(rows: Sequence[Record]) -> dict[str, str]:
+    """What each row's name is shown as: a changed recipe by its first difference from the method's own."""
+    own = {row["method"]: row["recipe"]["config"] for row in rows}
+    found = {}
+    for name, recipe in own.items():
+        base = name.partition("+")[0]
+        difference = recipe and own.get(base) and first_difference(recipe, own[base])
+        found[name] = f"{base}, {difference.split(' != ')[0].replace(': ', ' ')}" if difference else name
+    return found
+
+
+def on_the_way(rows: Sequence[Record], against: str) -> dict[tuple[str, int | None], tuple[dict, dict]]:
+    """(method, pretraining seed) -> a point of its curve and one of the curve of `against` with the same seed, both the
+    last before the pixels that either had taken when it ended."""
+    found, measured = {}, curves(rows)
+    for (method, seed), curve in measured.items():
+        if method != against and (other := measured.get((against, seed))):
+            most = min(curve[-1]["encoder_pixels"], other[-1]["encoder_pixels"])
+            points = [[line for line in own if line["encoder_pixels"] <= most] for own in (curve, other)]
+            if all(points):
+                found[method, seed] = points[0][-1], points[1][-1]
+    return found
+
+
+def at_equal_pixels(tasks: Mapping[str, Sequence[Record]]) -> dict[tuple[str, str, str], tuple[float, Difference]]:
+    """(task, method, other method) -> the pixels that both took through their encoders, within a twentieth, and the
+    difference of the main metric; the other is AGAINST, or that under a changed recipe."""
+    found: dict[tuple[str, str, str], tuple[float, Difference]] = {}
+    for task, rows in tasks.items():
+        methods, costs = by_method(rows), costed(rows)
+        for other in [name for name in costs if name.partition("+")[0] == AGAINST]:
+            for method in costs:
+                pixels = costs[method][0], costs[other][0]
+                if method.partition("+")[0] != AGAINST and min(pixels) and max(pixels) / min(pixels) <= EQUAL:
+                    over = difference(methods[method], methods[other], table_metric(rows))
+                    found |= {(task, method, other): (pixels[0], over)} if over.n else {}
+    return found
+
+
 def ranks(tasks: Mapping[str, Sequence[Record]]) -> dict[str, tuple[float, float]]:
     """Method -> mean rank over tasks and half of its 95 % interval, of methods that have every task; empty where they
     are fewer than two, or the tasks fewer than three."""
@@ -135,6 +183,29 @@ def foretold(tasks: Mapping[str, Sequence[Record]]) -> dict[tuple[str, str], tup
             z = math.atanh(max(-0.999999, min(0.999999, r)))
             found[a, b] = r, math.tanh(z - half), math.tanh(z + half), len(shared)
     return found
+
+
+def _equal(tasks: Mapping[str, Sequence[Record]]) -> list[str]:
+    """Who is better at the same cost: rows, and k-NN while pretraining ran; empty where nothing is known."""
+    rows = [row for own in tasks.values() for row in own]
+    shown, lines = labels(rows), []
+    found = at_equal_pixels(tasks)
+    corrected = holm([over.p for _, over in found.values()])
+    for ((task, method, other), (pixels, over)), p in zip(found.items(), corrected):
+        interval = f"{over.low:+.2f}{NBSP}…{NBSP}{over.high:+.2f}" if over.n > 1 else MISSING
+        lines.append([escaped(task), escaped(f"{shown[method]} - {shown[other]}"), f"{pixels / 1e9:.2f}",
+                      f"{over.mean:+.2f}", interval, verdict(over.mean, p) or MISSING, over.over or MISSING])
+    for (method, seed), (ours, theirs) in sorted(on_the_way(rows, AGAINST).items(), key=str):
+        taken = " / ".join(f"{point['encoder_pixels'] / 1e9:.2f}" for point in (ours, theirs))
+        name = f"{shown[method]} - {AGAINST}" + f", p{seed}" * (seed is not None)
+        lines += [[f"k-NN of {level.upper()} on the way", escaped(name), taken, f"{value - theirs['knn'][level]:+.2f}",
+                   MISSING, MISSING, "one pretraining"]
+                  for level, value in ours["knn"].items() if level in theirs["knn"]]
+    if not lines:
+        return []
+    table = render(["what", "difference", "encoder Gpixel", "mean", "95 % interval", "verdict", "over"], lines,
+                   {0, 1, 5, 6})
+    return [f"<details><summary>Who is better at the same encoder pixels</summary>\n\n{table}\n\n</details>"]
 
 
 def _foretelling(tasks: Mapping[str, Sequence[Record]]) -> list[str]:

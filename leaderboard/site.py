@@ -14,7 +14,7 @@ from typing import Any
 
 from leaderboard.analyses import mean_errors
 from leaderboard.checks import Record, Table, is_todays, run_of
-from leaderboard.overview import curves
+from leaderboard.overview import curves, foretold, newest
 from leaderboard.published import TABLES
 from leaderboard.record import protocol_path, result_path
 from leaderboard.statistics import mean_half_width, scores, summarise, taken_over, verdict
@@ -33,7 +33,8 @@ def page(tables: Mapping[Table, Sequence[Record]], today: Mapping[str, Mapping[s
         kept: what is kept of detections and data, by their hashes (`leaderboard.analyses`).
     """
     measured = [_table(key, rows, today, kept) | _photos(rows, kept) for key, rows in tables.items()]
-    content = dict(tables=measured, reported=_reported({key[1] for key in tables}), curves=_curves(tables))
+    content = dict(tables=measured, reported=_reported({key[1] for key in tables}), curves=_curves(tables),
+                   foretold=_foretold(tables))
     # "<" as an escape, so that no string of it can end the script element.
     text = json.dumps(content, separators=(",", ":"), sort_keys=True, allow_nan=False).replace("<", "\\u003c")
     html = (ASSETS / "page.html").read_text(encoding="utf-8")
@@ -136,3 +137,10 @@ def _curves(tables: Mapping[Table, Sequence[Record]]) -> list[dict[str, Any]]:
                                           for line in lines]
     return [dict(scale=scale, method=method, seed=seed, points=points)
             for (scale, method, seed), points in sorted(found.items(), key=str)]
+
+
+def _foretold(tables: Mapping[Table, Sequence[Record]]) -> list[dict[str, Any]]:
+    """Rank correlations between the tasks of each scale that has enough methods."""
+    scales = {scale: {key: rows for key, rows in tables.items() if key[0] == scale} for scale, *_ in tables}
+    return [dict(scale=scale, a=a, b=b, r=_number(r), low=_number(low), high=_number(high), n=n)
+            for scale, own in scales.items() for (a, b), (r, low, high, n) in foretold(newest(own)).items()]

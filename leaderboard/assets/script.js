@@ -285,6 +285,23 @@ function choosePhotos() {
   drawPhotos();
 }
 
+function drawForetold() {
+  const own = board.foretold.filter((f) => f.scale === find("foretold-scale").value);
+  const tasks = [...new Set(own.flatMap((f) => [f.a, f.b]))].sort();
+  const of = (a, b) => own.find((f) => (f.a === a && f.b === b) || (f.a === b && f.b === a));
+  find("foretold").tHead.replaceChildren(make("tr", {}, make("th", { scope: "col" }, "task"),
+    ...tasks.map((task) => make("th", { scope: "col" }, task))));
+  find("foretold").tBodies[0].replaceChildren(...tasks.map((a) => make("tr", {}, make("th", { scope: "row" }, a),
+    ...tasks.map((b) => {
+      const found = of(a, b);
+      if (!found) return make("td", { class: "number" }, a === b ? "1" : "—");
+      const strength = Math.round(45 * Math.abs(found.r));
+      const colour = found.r > 0 ? "#b35900" : "#0b63ce";
+      return make("td", { class: "number", style: `background: color-mix(in srgb, ${colour} ${strength}%, transparent)` },
+        `${signed(found.r)} `, make("small", {}, `${signed(found.low)} … ${signed(found.high)}, ${found.n} methods`));
+    }))));
+}
+
 function save(name, rows) {
   const quoted = (cell) => `"${String(cell).replace(/^[=+@\t\r]/, "'$&").replaceAll('"', '""')}"`; // no formulas
   const text = rows.map((row) => row.map(quoted).join(",")).join("\r\n");
@@ -343,6 +360,10 @@ pair();
 drawCost();
 if (board.curves.length) drawCurves();
 else find("curves-section").hidden = true;
+options("foretold-scale", [...new Set(board.foretold.map((f) => f.scale))]);
+find("foretold-scale").addEventListener("change", drawForetold);
+if (board.foretold.length) drawForetold();
+else find("foretold-section").hidden = true;
 const withPhotos = board.tables.map((table, i) => [table, i]).filter(([table]) => table.photos);
 find("photos-table").replaceChildren(...withPhotos.map(([t, i]) => make("option", { value: i }, `${t.scale}: ${named(t)}`)));
 find("photos-table").addEventListener("change", choosePhotos);

@@ -129,6 +129,34 @@ def test_the_overview_has_every_number_its_interval_and_its_verdict(results, mak
                     ["mean rank", "1.0 ± 0.0", "2.3 ± 0.7", "2.7 ± 0.7", "—"]]
 
 
+def curve(top, *pixels):
+    return [{"step": i, "epoch": i, "images": i, "encoder_pixels": p, "knn": {"c5": top + i}}
+            for i, p in enumerate(pixels)]
+
+
+def test_the_overview_compares_at_equal_encoder_pixels(root, make, recipe):
+    """MoCo v2 in a longer schedule, as a row of its own name, takes DetCo's pixels within a twentieth, as itself half;
+    while they ran, DetCo had taken MoCo v2's last pixels, or fewer, at its second point."""
+    longer = recipe("moco_v2")
+    longer["config"] = {**longer["config"], "schedule": {"epochs": 7, "batch": 32}}
+    longer["hash"] = fingerprint(longer["config"])
+    for method, pixels, changed, score, points in (
+            ("detco", 2_000_000_000, {}, 24.0, curve(50, 10**9, 1_400_000_000, 2 * 10**9)),
+            ("moco_v2", 1_500_000_000, {}, 20.0, curve(40, 10**9, 1_500_000_000)),
+            ("moco_v2+0a1b2c3d", 1_950_000_000, dict(recipe=longer), 21.0, None)):
+        for seed in range(2):
+            row = make(method, seed, metrics={"bbox_AP": score + seed * (method == "detco")}, **changed)
+            row["checkpoint"]["metadata"]["budget"]["encoder_pixels"] = pixels
+            row["checkpoint"]["metadata"]["monitor"] = points
+            write(root, row)
+    found = grid(build(root), "Who is better at the same encoder pixels")
+    assert found[0] == ["what", "difference", "encoder Gpixel", "mean", "95 % interval", "verdict", "over"]
+    assert found[1][:4] + found[1][6:] == ["coco_maskrcnn_c4", "detco - moco_v2, schedule.epochs 7", "2.00", "+3.50",
+                                           "2 transfers"]
+    assert found[2:] == [["k-NN of C5 on the way", "detco - moco_v2, p0", "1.40 / 1.50", "+10.00", "—", "—",
+                          "one pretraining"]]
+
+
 def test_of_several_versions_of_a_task_the_overview_has_the_newest(results, make):
     write(results, make("detco", task_version=2, metrics={"bbox_AP": 5.0, "segm_AP": 1.0}))
     assert grid(build(results), "## mini · overview") == [["task", "detco"], ["coco_maskrcnn_c4", "5.0 †"]]

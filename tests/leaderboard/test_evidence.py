@@ -4,7 +4,7 @@ import re
 import pytest
 
 from benchmarks import evidence
-from leaderboard import analyses
+from leaderboard import analyses, overview
 from leaderboard.statistics import difference, holm, verdict
 
 KEPT = {"d" * 64: analyses.photos("d" * 64, [dict(id=1, width=20, height=10, objects=[["disc", 1, 1, 5, 5]])]),
@@ -49,8 +49,8 @@ def test_sentences_give_the_differences_and_their_intervals(rows):
 
 def test_a_changed_recipe_is_shown_by_what_it_changes(rows):
     own = [row for row in rows if row["scale"] == "small"]
-    assert evidence.labels(own)["moco_v2+0a1b2c3d"] == "moco_v2, schedule.epochs 7"
-    assert evidence.labels(own)["detco"] == "detco"
+    assert overview.labels(own)["moco_v2+0a1b2c3d"] == "moco_v2, schedule.epochs 7"
+    assert overview.labels(own)["detco"] == "detco"
 
 
 def test_a_board_without_rows_of_the_scale_says_so(make):
