@@ -43,6 +43,7 @@ class Request:
     stride: str | None = None
     override: bool = False
     changes: tuple[str, ...] = ()  # "key=value" of --set
+    tune: tuple[str, ...] = ()  # "key=value,value" of --tune
     compare: str | None = None
     data_root: Path = Path("data")
     work_dir: Path = Path("work_dirs")
@@ -100,6 +101,10 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--set", dest="changes", action="append", metavar="KEY=VALUE",
                       help="change a field of the pretraining (pretrain.optimizer.lr=0.06) or of the tasks "
                            "(task.train_cfg.rcnn.sampler.num=256); repeatable; recorded, and the row mixes with none")
+    what.add_argument("--tune", action="append", metavar="KEY=V,V",
+                      help="choose a field of the tasks for each row (task.optimizer.optimizer.lr=0.01,0.02) by trials "
+                           "on a fifth of the training images, held out; repeatable, for all combinations; recorded, "
+                           "and such rows have tables of their own")
     what.add_argument("--compare", metavar="M", help="print differences to this method, paired by seeds")
     read = p.add_argument_group("how --checkpoint is read, where the file does not say (docs/checkpoints.md)")
     read.add_argument("--encoder", metavar="E",
@@ -150,7 +155,7 @@ def parser() -> argparse.ArgumentParser:
     many.add_argument("--job-cpus", type=int, metavar="N", help="CPU cores a job of ray (default: 2)")
     many.add_argument("--job-gpus", type=int, metavar="N", help="GPUs a job of ray (default: 0, the CPU)")
     many.add_argument("--retries", type=int, metavar="N", help="new starts of a job that died (default: 2)")
-    p.set_defaults(**vars(Request()) | {"changes": []})  # a list to append to
+    p.set_defaults(**vars(Request()) | {"changes": [], "tune": []})  # a list to append to
     return p
 
 
@@ -177,10 +182,14 @@ def words_of(request: Request) -> list[str]:
     return words
 
 
-def change_of(words: str) -> tuple[str, str, Any]:
-    """"pretrain.optimizer.lr=0.06" -> ("pretrain", "optimizer.lr", 0.06). Raises UserError for another form."""
+def change_of(words: str, option: str) -> tuple[str, str, Any]:
+    """"pretrain.optimizer.lr=0.06" -> ("pretrain", "optimizer.lr", 0.06). Raises UserError for another form.
+
+    Args:
+        option: whose words they are.
+    """
     part, dot, field = words.strip().partition(".")
     if not dot or part not in ("pretrain", "task"):
-        raise UserError(f"--set {words}: give pretrain.FIELD=VALUE or task.FIELD=VALUE, such as "
+        raise UserError(f"--{option} {words}: give pretrain.FIELD=VALUE or task.FIELD=VALUE, such as "
                         "pretrain.optimizer.lr=0.06")
     return part, *config.parse_change(field)

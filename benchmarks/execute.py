@@ -7,6 +7,7 @@ from typing import Any
 
 from mmengine import dist
 
+from benchmarks import tuning
 from benchmarks.data import coco, sources
 from benchmarks.data.coco import CocoData, DataError
 from benchmarks.job import Job
@@ -199,6 +200,8 @@ def _row(plan: Plan, step: Transfer, data: CocoData | Pools, ready: Ready, seed:
             if share := (protocol.config["schedule"] or {}).get("share"):
                 least, subsets = protocol.config["data"]["total_batch"], work_dir / "subsets"
                 job = replace(job, data=first_on_main(lambda: coco.subset(data, share, seed, least, subsets)))
+            if step.trials:
+                job = tuning.chosen(job, step.trials, _trial, dist.is_main_process())
             result = transfer(job)
     if options.filed and dist.is_main_process():
         outcome = record.file(plan.folders.results, result, without_prose(protocol.config), options.replace)
@@ -211,6 +214,11 @@ def _row(plan: Plan, step: Transfer, data: CocoData | Pools, ready: Ready, seed:
                 analysis.keep(plan.folders.results, result, data)
         _log(f"{ready.row}, {protocol.task}, {seeds}: {outcome.line}")
     return result
+
+
+def _trial(job: Job) -> dict:
+    """The record of a trial, run unless it is there."""
+    return (job.resume and from_main(partial(stored, job))) or transfer(job)
 
 
 def _workers(asked: int | None) -> int:

@@ -24,6 +24,7 @@ class Job:
         limit: the run was shortened (by `--limit`); recorded, and such a record enters no leaderboard.
         workers: loader processes.
         max_per_process: images a process takes through a detector at once, at most; None for its whole share.
+        tuning: the search that chose fields of the task (`benchmarks.tuning`); recorded. None where there was none.
     """
 
     protocol: Protocol
@@ -42,6 +43,7 @@ class Job:
     limit: int | None = None
     workers: int = 0
     max_per_process: int | None = None
+    tuning: dict[str, Any] | None = None
 
     @property
     def images(self) -> dict[str, int] | None:

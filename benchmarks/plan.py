@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks import tuning
 from benchmarks.cli import Request, change_of
 from benchmarks.data import sources
 from benchmarks.estimates import KEPT, detector_bytes, state_bytes
@@ -65,12 +66,14 @@ class Transfer:
         source: of its data (`benchmarks.data.sources`).
         changes: what --set changed, by dotted key.
         asked: of "share" and "schedule" what was asked for and the task has.
+        trials: values that --tune tries, each with the protocol that has them.
     """
 
     protocol: Protocol
     source: str
     changes: dict[str, Any]
     asked: dict[str, Any]
+    trials: tuple[tuple[dict[str, Any], Protocol], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,14 +154,15 @@ def make(request: Request) -> Plan:
         raise UserError(f"scale {scale}: its config names no data that there is: {', '.join(sources.SOURCES)}")
     _check_row_names(request, methods)
     _check_installed(request)
-    changes = _changes(request.changes)
+    changes, tuned = _changes(request.changes, "set"), _tuned(request)
     if request.methods == ("all",):  # weights that somebody else trained are of one architecture
         methods = [m for m in methods if arch_of(resolve_recipe(m, scale_config)) == scale_config["arch"]]
     if request.tasks == ("all",):
         tasks = [task for task in tasks if defined_at(task, scale_config)]
     changes_of = _fitting(changes["pretrain"], {method: resolve_recipe(method, scale_config) for method in methods},
                           "method")
-    transfers = () if request.pretrain_only else _transfers(request, scale, data, scale_config, tasks, changes["task"])
+    transfers = () if request.pretrain_only else _transfers(request, scale, data, scale_config, tasks, changes["task"],
+                                                            tuned)
     plan = Plan(
         scale, data, note or f"scale {scale}: {scale_config['description']}",
         Folders(request.data_root, request.work_dir, request.results),
@@ -246,14 +250,24 @@ def _check_installed(request: Request) -> None:
                         "leave --compile out")
 
 
-def _changes(words: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """--set's changes of "pretrain" and of "task": field -> value."""
+def _changes(words: Sequence[str], option: str) -> dict[str, dict[str, Any]]:
+    """An option's changes of "pretrain" and of "task": field -> value."""
     found: dict[str, dict[str, Any]] = {"pretrain": {}, "task": {}}
-    for part, field, value in map(change_of, words):
+    for part, field, value in (change_of(word, option) for word in words):
         if field in found[part]:
-            raise UserError(f"--set {part}.{field} is given twice")
+            raise UserError(f"--{option} {part}.{field} is given twice")
         found[part][field] = value
     return found
+
+
+def _tuned(request: Request) -> dict[str, list]:
+    """--tune's fields of tasks, each with its values."""
+    found = _changes(request.tune, "tune")
+    if found["pretrain"]:
+        raise UserError("--tune searches fields of tasks, task.FIELD=VALUE,VALUE; of pretraining give one --set a run")
+    if found["task"] and request.pretrain_only:
+        raise UserError("--tune searches fields of tasks: leave --pretrain-only out")
+    return tuning.fields_of(found["task"])
 
 
 def _placed(changes: dict[str, Any], written: dict, within: str) -> dict[str, Any]:
@@ -322,15 +336,20 @@ def _foreign(request: Request, scale: str, arch: str) -> Foreign:
 
 
 def _transfers(request: Request, scale: str, data: str, scale_config: dict, tasks: list[str],
-               changes: dict[str, Any]) -> tuple[Transfer, ...]:
+               changes: dict[str, Any], tuned: dict[str, list]) -> tuple[Transfer, ...]:
     known = {task: _schedules(task, scale_config) for task in tasks}
     names = list(dict.fromkeys(name for schedules in known.values() for name in schedules))
     for option, asked, sign in (("schedule", request.schedule, ""), ("share", request.share, "%")):
         if asked and f"{asked}{sign}" not in names:
             raise UserError(f"--{option} {asked}: at the {scale} scale {', '.join(tasks)} "
                             + (f"can run {', '.join(names)}" if names else "trains by no schedule"))
-    changes_of = _fitting(changes, {task: load_task(task) for task in tasks}, "model")
-    return tuple(_transfer(request, scale, data, scale_config, task, known[task], changes_of[task]) for task in tasks)
+    written = {task: load_task(task) for task in tasks}
+    changes_of, tuned_of = (_fitting(each, written, "model") for each in (changes, tuned))
+    for task in tasks:
+        if clash := changes_of[task].keys() & tuned_of[task].keys():
+            raise UserError(f"--tune task.{clash.pop()}: --set gives it too; leave one out")
+    return tuple(_transfer(request, scale, data, scale_config, task, known[task], changes_of[task], tuned_of[task])
+                 for task in tasks)
 
 
 def _schedules(task: str, scale_config: dict) -> dict[str, dict]:
@@ -345,17 +364,27 @@ def _schedule(request: Request, known: dict[str, dict]) -> str | None:
 
 
 def _transfer(request: Request, scale: str, data: str, scale_config: dict, task: str, known: dict[str, dict],
-              changes: dict[str, Any]) -> Transfer:
+              changes: dict[str, Any], tuned: dict[str, list]) -> Transfer:
     source = source_of(load_task(task))
     classes = sources.classes_of(data, source, request.data_root)
-    overrides, schedule = overrides_at(task, scale_config, changes), _schedule(request, known)
-    if request.limit:
-        overrides |= _shortened(task, overrides, known, schedule, request.limit)
-        schedule = None
-    protocol = protocol_of(task, scale, scale_config["arch"], classes, overrides, schedule)
+
+    def protocol_with(values: dict[str, Any]) -> Protocol:
+        overrides, schedule = overrides_at(task, scale_config, changes | values), _schedule(request, known)
+        if request.limit:
+            overrides |= _shortened(task, overrides, known, schedule, request.limit)
+            schedule = None
+        found = protocol_of(task, scale, scale_config["arch"], classes, overrides, schedule)
+        return replace(found, schedule=found.schedule + _suffix(changes))
+
+    protocol, trials = protocol_with({}), [(values, protocol_with(values)) for values in tuning.grid(tuned) if values]
+    if tuned:
+        search = dict(fields=tuned, held_out=tuning.HELD_OUT)
+        protocol = replace(protocol, config=protocol.config | dict(tuned=search),
+                           schedule=f"{protocol.schedule}+tuned-{config.digest(search)[:8]}")
+        trials = [(values, replace(each, schedule=protocol.schedule, filed_as=protocol)) for values, each in trials]
     asked = dict(share=request.share if f"{request.share}%" in known else None,
                  schedule=request.schedule if request.schedule in known else None)
-    return Transfer(replace(protocol, schedule=protocol.schedule + _suffix(changes)), source, changes, asked)
+    return Transfer(protocol, source, changes, asked, tuple(trials))
 
 
 def _shortened(task: str, overrides: dict, known: dict[str, dict], schedule: str | None, limit: int) -> dict[str, Any]:

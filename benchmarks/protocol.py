@@ -13,17 +13,24 @@ class Protocol:
     Attributes:
         task, scale, schedule: names.
         config: resolved; `schedule`, `arch` and `classes` among its keys.
+        filed_as: of one trial of a search, what its row is filed as: the search.
     """
 
     task: str
     scale: str
     schedule: str
     config: dict
+    filed_as: "Protocol | None" = None
+
+    @property
+    def filed(self) -> dict:
+        """The config that rows are filed with."""
+        return (self.filed_as or self).config
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the config without prose."""
-        return protocol_digest(self.config)
+        """Hash of the filed config without prose."""
+        return protocol_digest(self.filed)
 
     @property
     def kind(self) -> str:

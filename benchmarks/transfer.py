@@ -88,9 +88,11 @@ def transfer(job: Job) -> dict:
             wall_seconds=round(time.perf_counter() - started + earlier, 1), resumed=earlier > 0,
             peak_memory_bytes=memory.bytes(), device=device_name(get_device()), **_used(job, dist.get_world_size())),
         environment=environment(), unreliable=None)
+    if job.tuning:
+        record["tuning"] = job.tuning
     if dist.is_main_process():
         with replacing(job.work_dir / "protocol.json") as temporary:
-            temporary.write_text(json.dumps(without_prose(protocol.config), indent=1, sort_keys=True))
+            temporary.write_text(json.dumps(without_prose(protocol.filed), indent=1, sort_keys=True))
         with replacing(job.work_dir / RESULT, sealed=True) as temporary:
             temporary.write_text(json.dumps(record, indent=1, sort_keys=True))
         for state in job.work_dir.glob("iter_*.pth"):

@@ -1,5 +1,6 @@
 """The pretraining pool: uint8 images in memory, or a folder of JPEGs cropped by loader workers."""
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -62,7 +63,11 @@ class MemoryPool(Dataset):
     def limit(self, n: int) -> "MemoryPool":
         """The pool's first n of a fixed shuffle; another fingerprint, for results kept out of tables."""
         keep = first_of_shuffle(len(self), n)
-        return MemoryPool(self.images[keep], self.labels[keep], self.classes, f"{self.fingerprint}:{len(keep)}")
+        return self.take(keep, str(len(keep)))
+
+    def take(self, keep: Tensor | Sequence[int], name: str) -> "MemoryPool":
+        """Some of its images, under a fingerprint that ends in `name`."""
+        return MemoryPool(self.images[keep], self.labels[keep], self.classes, f"{self.fingerprint}:{name}")
 
     def to(self, device: torch.device) -> "MemoryPool":
         return MemoryPool(self.images.to(device), self.labels.to(device), self.classes, self.fingerprint)
@@ -116,8 +121,12 @@ class FolderPool(Dataset):
 
     def limit(self, n: int) -> "FolderPool":
         """The folder's first n of a fixed shuffle; another fingerprint, for results kept out of tables."""
-        keep = [self.samples[i] for i in first_of_shuffle(len(self), n)]
-        return replace(self, samples=keep, fingerprint=f"{self.fingerprint}:{len(keep)}")
+        keep = first_of_shuffle(len(self), n)
+        return self.take(keep, str(len(keep)))
+
+    def take(self, keep: Tensor | Sequence[int], name: str) -> "FolderPool":
+        """Some of its images, under a fingerprint that ends in `name`."""
+        return replace(self, samples=[self.samples[i] for i in keep], fingerprint=f"{self.fingerprint}:{name}")
 
     def cropped(self, views: dict[str, View], seed: int) -> "FolderPool":
         """The same images, from which a method's views are cropped."""

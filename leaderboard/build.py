@@ -232,6 +232,10 @@ def _notes(rows: Sequence[Record]) -> str:
     notes = [f"Ordered by {escaped(table_metric(rows))}."]
     notes += [f"Changed: {escaped(f'{key}: {value!r}')}." for key, value in sorted(rows[0]["changes"].items())]
     for row in sorted(rows, key=run_of):
+        if search := row.get("tuning"):
+            values = ", ".join(f"{key} {value!r}" for key, value in sorted(search["chosen"].items()))
+            notes.append(f"{escaped(f'Tuned: {run_of(row)}: {values}')}, the best of {len(search['trials'])} on "
+                         f"{search['held_out']:g} % of the training images, held out.")
         if row["unreliable"]:
             notes.append(f"{UNRELIABLE} {escaped(run_of(row))}: {escaped(row['unreliable'])}")
     return "  \n".join(notes)

@@ -55,10 +55,16 @@ def newest(found: Found) -> dict[str, Sequence[Record]]:
             for (task, schedule), table in last.items()}
 
 
+def fixed(tasks: Mapping[str, Sequence[Record]]) -> dict[str, Sequence[Record]]:
+    """Those of the tasks whose protocol is the suite's: nothing of it changed or tuned. Ranks and correlations are of
+    these."""
+    return {name: rows for name, rows in tasks.items() if not rows[0]["changes"] and not rows[0].get("tuning")}
+
+
 def matrix(found: Found) -> str:
     """Tasks by methods in markdown, the longer side downwards, with mean ranks; of one scale's tables."""
     tasks = newest(found)
-    ranked = ranks(tasks)
+    ranked = ranks(fixed(tasks))
     cells = {name: task_cells(rows) for name, rows in tasks.items()}
     methods = sorted({method for row in cells.values() for method in row}, key=lambda m: (ranked.get(m, (99.0,)), m))
     if ranked:
@@ -72,7 +78,7 @@ def matrix(found: Found) -> str:
     parts = [INTRO, render([escaped(name) for name in header], shown, {0})]
     if ranked:
         parts.append("Mean rank: of the methods that have every task, with its 95 % interval over tasks.")
-    return "\n\n".join([*parts, *_equal(tasks), *_foretelling(tasks)])
+    return "\n\n".join([*parts, *_equal(tasks), *_foretelling(fixed(tasks))])
 
 
 def task_cells(rows: Sequence[Record]) -> dict[str, str]:

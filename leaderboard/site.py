@@ -14,7 +14,7 @@ from typing import Any
 
 from leaderboard.analyses import mean_errors
 from leaderboard.checks import Record, Table, is_todays, run_of
-from leaderboard.overview import curves, foretold, newest
+from leaderboard.overview import curves, fixed, foretold, newest
 from leaderboard.published import TABLES
 from leaderboard.record import protocol_path, result_path
 from leaderboard.statistics import mean_half_width, scores, summarise, taken_over, verdict
@@ -143,4 +143,4 @@ def _foretold(tables: Mapping[Table, Sequence[Record]]) -> list[dict[str, Any]]:
     """Rank correlations between the tasks of each scale that has enough methods."""
     scales = {scale: {key: rows for key, rows in tables.items() if key[0] == scale} for scale, *_ in tables}
     return [dict(scale=scale, a=a, b=b, r=_number(r), low=_number(low), high=_number(high), n=n)
-            for scale, own in scales.items() for (a, b), (r, low, high, n) in foretold(newest(own)).items()]
+            for scale, own in scales.items() for (a, b), (r, low, high, n) in foretold(fixed(newest(own))).items()]

@@ -214,6 +214,38 @@ def pool_categories(annotations: Path, out: Path, cache: Path | None = None) -> 
     data.write(out)
 
 
+def shuffled(numbers: Iterable[int], seed: int | str = "") -> list[int]:
+    """Numbers by the sha256 of "<seed>:<number>", or of the number: the same order everywhere."""
+    return sorted(numbers, key=lambda number: hashlib.sha256(f"{seed}:{number}".encode()).digest())
+
+
+def held_out(data: CocoData, share: float, least: int, folder: Path) -> CocoData:
+    """The data tested on `share` percent of its training images, and trained on the others; the same for every seed.
+
+    Args:
+        least: images that must be left to train on; DataError otherwise.
+        folder: takes the annotation files of both parts.
+    """
+    whole = read(data.train_annotations)
+    order = shuffled(image.id for image in whole.images)
+    cut = round(len(order) * share / 100)
+    if len(order) - cut < least or not cut:
+        raise DataError(f"{data.train_annotations}: {share} % of its {len(order)} images are {cut}, which leaves "
+                        f"{len(order) - cut} for a batch of {least}; give more images")
+    paths = []
+    for name, kept in (("held-out", set(order[:cut])), ("rest", set(order[cut:]))):
+        paths.append(folder / f"{data.train_annotations.stem}-{name}.json")
+        with_images(whole, kept).write(paths[-1])
+    return replace(data, train_annotations=paths[1], val_images=data.train_images, val_annotations=paths[0],
+                   fingerprint=f"{data.fingerprint}:less {share} %")
+
+
+def with_images(whole: CocoFile, kept: set[int]) -> CocoFile:
+    """An annotation file's content with some of its images, by their ids, and their annotations."""
+    return CocoFile([i for i in whole.images if i.id in kept], whole.categories,
+                    [a for a in whole.annotations if a.image_id in kept], info=whole.info)
+
+
 def subset(data: CocoData, share: float, seed: int, least: int, folder: Path) -> CocoData:
     """The data with `share` percent of its training images, the same for a seed everywhere, written down by id.
 
@@ -234,15 +266,12 @@ def subset(data: CocoData, share: float, seed: int, least: int, folder: Path) ->
 
 def _write_subset(data: CocoData, share: float, seed: int, least: int, path: Path) -> None:
     whole = read(data.train_annotations)
-    ids = sorted((i.id for i in whole.images),
-                 key=lambda number: hashlib.sha256(f"{seed}:{number}".encode()).digest())
+    ids = shuffled((image.id for image in whole.images), seed)
     kept = set(ids[:round(len(ids) * share / 100)])
     if len(kept) < least:
         raise DataError(f"{data.train_annotations}: {share} % of its {len(ids)} images are {len(kept)}, fewer than "
                         f"a batch of {least}; take a larger share")
-    whole.images = [i for i in whole.images if i.id in kept]
-    whole.annotations = [a for a in whole.annotations if a.image_id in kept]
-    whole.write(path)
+    with_images(whole, kept).write(path)
 
 
 def fingerprint(paths: dict[str, tuple[Path, Path]]) -> str:

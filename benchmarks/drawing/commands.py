@@ -36,7 +36,7 @@ def curves(output: Path, scale: str, results: Path) -> list[Path]:
     tasks = overview.newest(found)
     if panels := panels_of(tasks):
         written += plots.save(plots.score_over_cost(panels, names), output, f"{scale}_score_over_pixels")
-    if foretold := overview.foretold(tasks):
+    if foretold := overview.foretold(overview.fixed(tasks)):
         written += plots.save(plots.correlations(foretold), output, f"{scale}_correlations")
     if not written:
         raise UserError(f"{results}: no row of scale {scale} that a curve could be drawn of; run some first")

@@ -4,7 +4,7 @@ Facts are those of Goyal et al. (arXiv 1905.01235), as their fair_self_supervisi
 Imports no torch: joblib's processes load this module.
 """
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,8 +39,12 @@ class Labelled:
 
     def limit(self, n: int) -> "Labelled":
         """The first n images; another fingerprint, for results kept out of tables."""
-        return replace(self, images=self.images[:n], present=self.present[:n], excluded=self.excluded[:n],
-                       fingerprint=f"{self.fingerprint}:{n}")
+        return self.take(range(len(self.images))[:n], str(n))
+
+    def take(self, keep: Sequence[int], name: str) -> "Labelled":
+        """Some of the images, under a fingerprint that ends in `name`."""
+        return replace(self, images=[self.images[i] for i in keep], present=self.present[list(keep)],
+                       excluded=self.excluded[list(keep)], fingerprint=f"{self.fingerprint}:{name}")
 
 
 def labelled(annotations: Path, images: Path, fingerprint: str) -> Labelled:

@@ -6,7 +6,8 @@ from scipy.stats import spearmanr
 
 from leaderboard import overview
 
-SCORES = {"detco": (5, 9, 1), "moco_v2": (4, 7, 2), "supervised": (3, 8, 3), "random_init": (1, 1, 4), "other": (2, 2, 5)}
+SCORES = {"detco": (5, 9, 1), "moco_v2": (4, 7, 2), "supervised": (3, 8, 3), "random_init": (1, 1, 4),
+          "other": (2, 2, 5)}
 
 
 @pytest.fixture
@@ -30,6 +31,14 @@ def test_ranks_are_of_methods_that_have_every_task(tasks):
     ranks = overview.ranks(tasks | {"task1": tasks["task1"][:4]})
     assert "other" not in ranks and ranks["detco"][0] == pytest.approx((1 + 1 + 4) / 3)
     assert overview.ranks({name: tasks[name] for name in ("task0", "task1")}) == {}
+
+
+def test_tuned_and_changed_tasks_count_in_neither(tasks):
+    for row in tasks["task0"]:
+        row["changes"] = {"optimizer.lr": 0.1}
+    for row in tasks["task1"]:
+        row["tuning"] = {"chosen": {}, "held_out": 20, "trials": []}
+    assert list(overview.fixed(tasks)) == ["task2"]
 
 
 def test_both_pages_have_the_matrix(tasks, root):
