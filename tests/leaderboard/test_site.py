@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard import build, site
+from leaderboard import analyses, build, site
 from leaderboard.record import write
 from leaderboard.tables import tables
 
@@ -30,7 +30,12 @@ def browser():
 
 @pytest.fixture
 def board(results, make):
-    """Four methods in two tasks, one with a curve, one unreliable."""
+    """Four methods in two tasks, one with a curve, one unreliable; detections on two photos, one with a bad name."""
+    boxes = [[["disc", 1, 2, 5, 5, 0.9], ["</svg><b>", 1, 2, 5, 5, 0.4]], []]
+    analyses.keep(results, analyses.photos("d" * 64, [
+        dict(id=7, width=40, height=20, objects=[["disc", 1, 2, 5, 5], ["star", 9, 2, 5, 5]]),
+        dict(id=8, width=20, height=40, objects=[["disc", 1, 2, 5, 5]])]))
+    analyses.keep(results, analyses.analysis("e" * 64, "d" * 64, {"bbox": {"Loc": 12.5}}, boxes))
     curve = [{"step": 10 * e, "epoch": e, "images": 100 * e, "encoder_pixels": 10**9 * e,
               "knn": {f"c{i}": 30.0 + i + e for i in range(2, 6)}} for e in (1, 2, 3)]
     for method, score in (("detco", 60.0), ("moco_v2", 50.0)):
@@ -124,6 +129,33 @@ def test_tables_are_saved_as_csv_without_formulas(page, tmp_path):
     with open(tmp_path / "a.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 6 and rows[0]["method"] == "detco" and rows[0]["score"] == "24.3 ± 0.7"
+
+
+def test_objects_and_both_methods_boxes_stand_beside_each_other(page):
+    figures = page.locator("#photos .photos").first.locator("figure")
+    assert figures.locator("figcaption").all_inner_texts() == ["objects of photo 7", "detco p0 s0", "moco_v2 p0 s0"]
+    assert figures.nth(0).locator("text").all_text_contents() == ["disc", "star"]
+    assert figures.nth(1).locator("text").all_text_contents() == ["disc 0.90", "</svg><b> 0.40"]
+    second = page.locator("#photos .photos").nth(1)
+    assert "photo 8: 0 boxes" in second.locator("svg").nth(1).get_attribute("aria-label")
+    page.select_option("#photos-score", "0.7")
+    page.select_option("#photos-b", "supervised")
+    assert figures.nth(1).locator("text").all_text_contents() == ["disc 0.90"]
+    assert figures.locator("figcaption").nth(2).inner_text() == "supervised p0 s0"
+    page.locator("#board tbody button").first.click()
+    assert "AP50 lost to kinds of errors (TIDE): bbox Loc 12.5" in page.locator("#detail").inner_text()
+
+
+def test_correlations_are_shown_from_five_methods_on(page, browser, make, tmp_path):
+    assert page.locator("#foretold-section").is_hidden()
+    rows = [make(f"m{i}", task=task, metrics={"bbox_AP": float(i if task == "a" else (i * 3) % 5)})
+            for task in "ab" for i in range(5)]
+    (tmp_path / "index.html").write_text(site.page(tables(rows), {}, {}))
+    opened = browser.new_page()
+    opened.goto((tmp_path / "index.html").as_uri())
+    cells = opened.locator("#foretold tbody tr").first.locator("th, td").all_inner_texts()
+    assert cells[:2] == ["a", "1"] and cells[2].startswith("+0.50")
+    assert "5 methods" in cells[2]
 
 
 def test_plots_hold_every_method_and_every_point(page):
