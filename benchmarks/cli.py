@@ -43,6 +43,11 @@ class Request:
     stride: str | None = None
     override: bool = False
     changes: tuple[str, ...] = ()  # "key=value" of --set
+    images: tuple[Path, ...] = ()
+    epochs: float | None = None
+    images_seen: str | None = None
+    export: Path | None = None
+    export_style: str = "mmdet"
     tune: tuple[str, ...] = ()  # "key=value,value" of --tune
     compare: str | None = None
     data_root: Path = Path("data")
@@ -97,7 +102,14 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--checkpoint", metavar="FILE",
                       help="evaluate a checkpoint of your own, or a published one: torchvision:resnet50, "
                            "timm:resnet50.a1_in1k, hf:owner/name, or a URL")
-    what.add_argument("--name", help="the row's name for --checkpoint")
+    what.add_argument("--name", help="the row's name for --checkpoint; what --images are called in the rows' names "
+                                     "(default: the first one's name)")
+    what.add_argument("--images", nargs="+", type=Path, metavar="PATH",
+                      help="pretrain on photos of your own instead of the scale's: folders, flat or nested, lists of "
+                           "paths (.txt) or archives (.zip, .tar); no labels needed")
+    length = what.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=float, metavar="E", help="of pretraining (default: the scale's)")
+    length.add_argument("--images-seen", metavar="N", help="the same as a number of images: 500000, 500k or 2M")
     what.add_argument("--set", dest="changes", action="append", metavar="KEY=VALUE",
                       help="change a field of the pretraining (pretrain.optimizer.lr=0.06) or of the tasks "
                            "(task.train_cfg.rcnn.sampler.num=256); repeatable; recorded, and the row mixes with none")
@@ -106,6 +118,10 @@ def parser() -> argparse.ArgumentParser:
                            "on a fifth of the training images, held out; repeatable, for all combinations; recorded, "
                            "and such rows have tables of their own")
     what.add_argument("--compare", metavar="M", help="print differences to this method, paired by seeds")
+    what.add_argument("--export", type=Path, metavar="FILE",
+                      help="with --pretrain-only: write the backbone for other projects, too, and say how to load it")
+    what.add_argument("--to", dest="export_style", default="mmdet", metavar="STYLE",
+                      help="of --export: mmdet (default), mmpretrain, torchvision, timm, detectron2 or safetensors")
     read = p.add_argument_group("how --checkpoint is read, where the file does not say (docs/checkpoints.md)")
     read.add_argument("--encoder", metavar="E",
                       help="of several in the file: query, momentum, raw, ema, or its prefix (default: the one that "

@@ -15,7 +15,7 @@ from benchmarks.plan import Foreign, Options, Plan, Pretraining, Transfer
 from benchmarks.task import without_prose
 from benchmarks.transfer import RESULT, stored, transfer
 from detco import checkpoint as checkpoints
-from detco import engine
+from detco import collection, engine
 from detco.checkpoint import Checkpoint
 from detco.config import digest
 from detco.console import log
@@ -50,13 +50,16 @@ def execute(plan: Plan) -> int:
     for step in plan.transfers:
         if step.source != "imagenet":  # looked at before hours go into what comes first
             first_on_main(partial(coco_data, step, plan.data, plan.folders.data_root, dist.is_main_process()))
-    pool = first_on_main(lambda: load_pool(plan.data, plan.folders.data_root)) if plan.pretrainings else None
+    pool = first_on_main(lambda: _pool(plan)) if plan.pretrainings else None
     asked = first_on_main(lambda: load_pool(plan.data, plan.folders.data_root, "val")) if plan.watched else None
     ready = [_own(plan.foreign, plan.folders.work_dir)] if plan.foreign else \
         [pretrained(p, pool, asked, plan.scale, plan.folders.work_dir, plan.options) for p in plan.pretrainings]
     if not plan.transfers:
         for checkpoint in ready:
             _log(f"{checkpoint.row}: {checkpoint.path}")
+    if plan.export and dist.is_main_process():
+        path = checkpoints.export(ready[0].checkpoint, *plan.export)
+        log(f"exported: {path}\n{checkpoints.how_to_load(path, plan.export[1], ready[0].checkpoint.metadata)}")
     for step in plan.transfers:
         data = first_on_main(partial(data_for, step, plan.data, plan.folders.data_root))
         schedule = step.protocol.schedule
@@ -87,6 +90,15 @@ def from_main(function: Callable[[], Any]) -> Any:
     result = [function() if dist.is_main_process() else None]
     dist.broadcast_object_list(result)
     return result[0]
+
+
+def _pool(plan: Plan) -> Pool:
+    """What the plan pretrains on."""
+    if not plan.images:
+        return load_pool(plan.data, plan.folders.data_root)
+    _log(f"images: {plan.images.described}")
+    work = plan.folders.work_dir / "images"
+    return collection.load(plan.images, work, work, dist.is_main_process())
 
 
 def load_pool(scale: str, data_root: Path, split: str = "train") -> Pool:

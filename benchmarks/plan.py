@@ -3,8 +3,10 @@
 A plan is plain, frozen and complete: whoever executes it asks nobody again.
 """
 import importlib.util
+import inspect
 import math
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +20,9 @@ from benchmarks.estimates import KEPT, detector_bytes, state_bytes
 from benchmarks.protocol import Protocol, protocol_of
 from benchmarks.recipe import arch_of, load_scale, resolve_recipe
 from benchmarks.task import defined_at, load_task, overrides_at, source_of, task_names
+from detco import collection as own_images
 from detco import config
+from detco.collection import Collection
 from detco.errors import UserError, nearest
 from leaderboard.record import read_all, required_of_name
 
@@ -114,6 +118,8 @@ class Plan:
     Attributes:
         data: whose data the scale runs on (`benchmarks.data.sources`).
         note: announces the scale.
+        images: what pretraining runs on instead of the scale's pool.
+        export: where to write the backbone for other projects, and in whose style.
     """
 
     scale: str
@@ -125,6 +131,8 @@ class Plan:
     foreign: Foreign | None
     transfers: tuple[Transfer, ...]
     seeds: tuple[int, ...]
+    images: Collection | None = None
+    export: tuple[Path, str] | None = None
 
     @property
     def checkpoints(self) -> tuple[Pretraining | Foreign, ...]:
@@ -154,6 +162,7 @@ def make(request: Request) -> Plan:
         raise UserError(f"scale {scale}: its config names no data that there is: {', '.join(sources.SOURCES)}")
     _check_row_names(request, methods)
     _check_installed(request)
+    images = own_images.look(request.images) if request.images else None
     changes, tuned = _changes(request.changes, "set"), _tuned(request)
     if request.methods == ("all",):  # weights that somebody else trained are of one architecture
         methods = [m for m in methods if arch_of(resolve_recipe(m, scale_config)) == scale_config["arch"]]
@@ -169,9 +178,10 @@ def make(request: Request) -> Plan:
         Options(resume=request.resume, force=request.force, replace=request.replace, load=not request.no_load,
                 limit=request.limit, workers=request.workers, max_per_process=request.max_per_process,
                 tensorboard=request.tensorboard, report=request.report, compare=request.compare),
-        tuple(_pretraining(request, method, seed, data, scale_config, changes_of[method])
+        tuple(_pretraining(request, method, seed, data, scale_config, changes_of[method], images)
               for method in methods for seed in request.pretrain_seeds),
-        _foreign(request, scale, scale_config["arch"]) if request.checkpoint else None, transfers, request.seeds)
+        _foreign(request, scale, scale_config["arch"]) if request.checkpoint else None, transfers, request.seeds,
+        images, _export(request, methods))
     _check_processes(plan)
     _check_compared(request, plan)
     _check_folder(plan)
@@ -181,7 +191,7 @@ def make(request: Request) -> Plan:
 def require_data(plan: Plan) -> None:
     """Raise DataError where data of the plan is plainly not there."""
     needed = dict.fromkeys(transfer.source for transfer in plan.transfers)
-    if plan.pretrainings:
+    if plan.pretrainings and not plan.images:
         needed |= {"imagenet" if plan.watched else "pool": None}
     for source in needed:
         sources.require(plan.data, source, plan.folders.data_root)
@@ -192,6 +202,8 @@ def _check_numbers(request: Request) -> None:
                           ("retries", 0), ("workers", 0)):
         if (value := getattr(request, option)) is not None and value < least:
             raise UserError(f"--{option.replace('_', '-')} {value}: give {least} or more")
+    if request.epochs is not None and not 0 < request.epochs < math.inf:
+        raise UserError(f"--epochs {request.epochs:g}: give more than 0")
     for option, seeds in (("seed", request.seeds), ("pretrain-seed", request.pretrain_seeds)):
         for seed in seeds:
             if not 0 <= seed < SEEDS:
@@ -227,8 +239,10 @@ def _check_row_names(request: Request, methods: list[str]) -> None:
         raise UserError("--checkpoint is a row of its own: leave --method out, or run it separately")
     if request.checkpoint and request.name is None:
         raise UserError("--checkpoint needs --name, the name of its row")
-    if request.name and not request.checkpoint:
-        raise UserError("--name names the row of --checkpoint FILE; a method's row has the method's name")
+    if request.name and not (request.checkpoint or request.images):
+        raise UserError("--name names the row of --checkpoint FILE, or --images; a method's row has the method's name")
+    if request.checkpoint and (request.images or request.epochs or request.images_seen):
+        raise UserError("--checkpoint is pretrained already: leave --images, --epochs and --images-seen out")
     if request.name is not None and (rule := required_of_name(request.name)):
         raise UserError(f"--name {request.name!r}: give {rule}")
     if request.name in config.names("pretrain"):
@@ -298,8 +312,61 @@ def _suffix(changes: dict[str, Any]) -> str:
     return f"+{config.digest(changes)[:8]}" if changes else ""
 
 
+def _export(request: Request, methods: list[str]) -> tuple[Path, str] | None:
+    if request.export is None:
+        return None
+    from detco.checkpoint import STYLES  # late: imports torch
+
+    if not request.pretrain_only or len(methods) != 1 or len(request.pretrain_seeds) != 1:
+        raise UserError("--export writes one backbone: give --pretrain-only, one --method and one --pretrain-seed")
+    if request.export_style not in STYLES:
+        raise UserError(nearest("--to", request.export_style, list(STYLES)))
+    if request.export.is_dir():
+        raise UserError(f"--export {request.export}: a folder; give a file")
+    return request.export, request.export_style
+
+
+def _seen(words: str) -> float:
+    """"2M" -> 2,000,000 images."""
+    number, unit = (words[:-1], words[-1]) if words[-1:].lower() in ("k", "m") else (words, "")
+    try:
+        found = float(number) * {"": 1, "k": 1e3, "m": 1e6}[unit.lower()]
+    except ValueError:
+        found = 0
+    if not 1 <= found < math.inf:
+        raise UserError(f"--images-seen {words}: give a number of images, such as 500000, 500k or 2M")
+    return found
+
+
+def _of_images(request: Request, method: str, recipe: dict, images: Collection) -> str:
+    """Fit a recipe to photos of the user's; what is added to the row's name. Raises UserError where they are too few,
+    or lack the labels that the method needs."""
+    from pkgutil import resolve_name
+
+    count, batch, bank = len(images), recipe["schedule"]["batch"], recipe["method"].get("bank_size", 0)
+    if not images.classes and "num_classes" in inspect.signature(resolve_name(recipe["method"]["type"])).parameters:
+        raise UserError(f"{method}: learns from labels, and these photos have none; put each class into a folder of "
+                        "its own, or choose a method that needs none")
+    if batch > count:
+        raise UserError(f"{method}: a batch of {batch} of {count} photos; give more, or --set "
+                        f"pretrain.schedule.batch={max(2, count // 4)}")
+    if bank >= count:
+        least = max(batch, count // 2 // batch * batch)
+        raise UserError(f"{method}: a memory bank of {bank:,} keys of {count:,} photos would hold the queries' own; "
+                        f"give more photos, or --set pretrain.method.bank_size={least}")
+    recipe["monitor"] = None  # it asks the scale's labelled images, and these are others
+    recipe["workers"] = min(recipe["workers"], os.cpu_count() or 1)
+    name = request.name or re.sub(r"[^A-Za-z0-9]+", "-", request.images[0].resolve().name.partition(".")[0]).strip("-")
+    if rule := required_of_name(f"{method}+{name}"):
+        raise UserError(f"--name {name!r}: give {rule}")
+    return f"+{name}"
+
+
 def _pretraining(request: Request, method: str, seed: int, data: str, scale_config: dict,
-                 changes: dict[str, Any]) -> Pretraining:
+                 changes: dict[str, Any], own: Collection | None) -> Pretraining:
+    count = len(own) if own else sources.pool_size(data, request.data_root)
+    if epochs := request.epochs or (_seen(request.images_seen) / count if request.images_seen else None):
+        changes = changes | {"schedule.epochs": float(epochs)}
     recipe, changes = resolve_recipe(method, scale_config, changes), dict(changes)
     schedule = recipe["schedule"]
     if (arch := arch_of(recipe)) != scale_config["arch"]:
@@ -312,7 +379,7 @@ def _pretraining(request: Request, method: str, seed: int, data: str, scale_conf
         schedule["accumulation"] = changes["schedule.accumulation"] = request.accumulation
     if request.compile:
         recipe["compile"] = changes["compile"] = True
-    images, row = sources.pool_size(data, request.data_root), method + _suffix(changes)
+    images, row = count, method + (_of_images(request, method, recipe, own) if own else "") + _suffix(changes)
     if request.limit and schedule["epochs"]:
         schedule["epochs"] = 1
         images = request.limit * schedule["batch"]

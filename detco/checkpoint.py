@@ -369,6 +369,26 @@ def export(checkpoint: Checkpoint, path: Path, style: str) -> Path:
     return Path(path)
 
 
+def how_to_load(path: Path, style: str, metadata: dict) -> str:
+    """The lines with which another project loads what `export` wrote; pixels are told where the project asks for them.
+    """
+    depth = metadata["arch"].removeprefix("resnet")
+    mean, std = ([round(value * 255, 3) for value in metadata[key]] for key in ("mean", "std"))
+    rgb = metadata["channel_order"] == "RGB"
+    init = f"init_cfg=dict(type='Pretrained', checkpoint='{path}')"
+    return {
+        "mmdet": f"model = dict(\n    data_preprocessor=dict(mean={mean}, std={std}, bgr_to_rgb={rgb}),\n"
+                 f"    backbone=dict(depth={depth}, style='{metadata['stride']}', {init}))",
+        "mmpretrain": f"model = dict(backbone=dict(depth={depth}, style='{metadata['stride']}'), {init})",
+        "torchvision": f"model = torchvision.models.{metadata['arch']}(); "
+                       f"model.load_state_dict(torch.load('{path}'), strict=False)",
+        "timm": f"model = timm.create_model('{metadata['arch']}', checkpoint_path='{path}', num_classes=0)",
+        "detectron2": f"MODEL.WEIGHTS {path} MODEL.RESNETS.DEPTH {depth} MODEL.RESNETS.STRIDE_IN_1X1 "
+                      f"{metadata['stride'] == 'caffe'} MODEL.PIXEL_MEAN {mean} MODEL.PIXEL_STD {std} INPUT.FORMAT "
+                      f"{metadata['channel_order']}",
+        "safetensors": f"python benchmarks/run.py --checkpoint {path} --name NAME"}[style]
+
+
 def _detectron2_name(name: str) -> str:
     name = re.sub(r"^layer(\d)", lambda m: f"res{int(m[1]) + 1}", name)
     name = name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
