@@ -43,6 +43,11 @@ class Request:
     stride: str | None = None
     override: bool = False
     changes: tuple[str, ...] = ()  # "key=value" of --set
+    data: str | None = None
+    train_json: Path | None = None
+    train_images: Path | None = None
+    val_json: Path | None = None
+    val_images: Path | None = None
     images: tuple[Path, ...] = ()
     epochs: float | None = None
     images_seen: str | None = None
@@ -107,6 +112,12 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--images", nargs="+", type=Path, metavar="PATH",
                       help="pretrain on photos of your own instead of the scale's: folders, flat or nested, lists of "
                            "paths (.txt) or archives (.zip, .tar); no labels needed")
+    what.add_argument("--data", metavar="NAME",
+                      help="transfer to a detection set of your own in COCO's form, any categories, with the four "
+                           "options that follow; or a YAML file that names them (docs/data.md)")
+    for split, does in (("train", "learn from"), ("val", "be tested on")):
+        what.add_argument(f"--{split}-json", type=Path, metavar="FILE", help=f"its annotations to {does}")
+        what.add_argument(f"--{split}-images", type=Path, metavar="DIR", help=f"its images to {does}")
     length = what.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=float, metavar="E", help="of pretraining (default: the scale's)")
     length.add_argument("--images-seen", metavar="N", help="the same as a number of images: 500000, 500k or 2M")

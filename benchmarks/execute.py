@@ -11,7 +11,7 @@ from benchmarks import tuning
 from benchmarks.data import coco, sources
 from benchmarks.data.coco import CocoData, DataError
 from benchmarks.job import Job
-from benchmarks.plan import Foreign, Options, Plan, Pretraining, Transfer
+from benchmarks.plan import Folders, Foreign, Options, Plan, Pretraining, Transfer
 from benchmarks.task import without_prose
 from benchmarks.transfer import RESULT, stored, transfer
 from detco import checkpoint as checkpoints
@@ -49,7 +49,7 @@ def execute(plan: Plan) -> int:
     _log(plan.note)
     for step in plan.transfers:
         if step.source != "imagenet":  # looked at before hours go into what comes first
-            first_on_main(partial(coco_data, step, plan.data, plan.folders.data_root, dist.is_main_process()))
+            first_on_main(partial(coco_data, step, plan.data, plan.folders, dist.is_main_process()))
     pool = first_on_main(lambda: _pool(plan)) if plan.pretrainings else None
     asked = first_on_main(lambda: load_pool(plan.data, plan.folders.data_root, "val")) if plan.watched else None
     ready = [_own(plan.foreign, plan.folders.work_dir)] if plan.foreign else \
@@ -61,7 +61,7 @@ def execute(plan: Plan) -> int:
         path = checkpoints.export(ready[0].checkpoint, *plan.export)
         log(f"exported: {path}\n{checkpoints.how_to_load(path, plan.export[1], ready[0].checkpoint.metadata)}")
     for step in plan.transfers:
-        data = first_on_main(partial(data_for, step, plan.data, plan.folders.data_root))
+        data = first_on_main(partial(data_for, step, plan.data, plan.folders))
         schedule = step.protocol.schedule
         _log(f"task {step.protocol.task}" + f", schedule {schedule}" * bool(schedule))
         records = [_row(plan, step, data, checkpoint, seed) for checkpoint in ready for seed in plan.seeds]
@@ -109,10 +109,12 @@ def load_pool(scale: str, data_root: Path, split: str = "train") -> Pool:
     return FolderPool.load(path, sources.cache_of(data_root), dist.is_main_process())
 
 
-def coco_data(step: Transfer, scale: str, data_root: Path, show: bool = False) -> CocoData:
+def coco_data(step: Transfer, scale: str, folders: Folders, show: bool = False) -> CocoData:
     """A task's data in COCO's form, checked; with bars and the checks' notes where `show`. Raises DataError."""
-    masks = "segm" in step.protocol.config["task"]["metrics"]
-    return sources.coco_for(scale, step.source, data_root, masks=masks, show=show)
+    kinds = step.protocol.config["task"]["metrics"]
+    if step.own:
+        return step.own.checked("segm" in kinds, "keypoints" in kinds, folders.work_dir / "checked", show)
+    return sources.coco_for(scale, step.source, folders.data_root, masks="segm" in kinds, show=show)
 
 
 @dataclass(frozen=True)
@@ -138,16 +140,16 @@ class Pools:
         return dict(train=len(self.train.images), val=len(self.val.images))
 
 
-def data_for(step: Transfer, scale: str, data_root: Path) -> CocoData | Pools:
+def data_for(step: Transfer, scale: str, folders: Folders) -> CocoData | Pools:
     """What a task learns from and is tested on, of a scale's data, checked. Raises DataError."""
     protocol = step.protocol
     if step.source == "imagenet":
-        data = Pools(load_pool(scale, data_root), load_pool(scale, data_root, "val"))
+        data = Pools(load_pool(scale, folders.data_root), load_pool(scale, folders.data_root, "val"))
         if list(data.train.classes) != list(data.val.classes):
             raise DataError(f"scale {scale}: the validation images have other classes than the pool; prepare both "
                             "again")
     else:
-        data = coco_data(step, scale, data_root)
+        data = coco_data(step, scale, folders)
         if protocol.kind != "detector":
             from benchmarks.image_level.svm import labelled
 

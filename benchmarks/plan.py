@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks import tuning
 from benchmarks.cli import Request, change_of
 from benchmarks.data import sources
+from benchmarks.data.own import PARTS, OwnData, own_data
 from benchmarks.estimates import KEPT, detector_bytes, state_bytes
 from benchmarks.protocol import Protocol, protocol_of
 from benchmarks.recipe import arch_of, load_scale, resolve_recipe
@@ -27,6 +28,7 @@ from detco.errors import UserError, nearest
 from leaderboard.record import read_all, required_of_name
 
 SEEDS = 2**32  # numpy's bound
+OWN = ("coco", "person")  # sources of the tasks that --data takes
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Transfer:
         changes: what --set changed, by dotted key.
         asked: of "share" and "schedule" what was asked for and the task has.
         trials: values that --tune tries, each with the protocol that has them.
+        own: the user's data, in the place of the source's.
     """
 
     protocol: Protocol
@@ -78,6 +81,7 @@ class Transfer:
     changes: dict[str, Any]
     asked: dict[str, Any]
     trials: tuple[tuple[dict[str, Any], Protocol], ...] = ()
+    own: OwnData | None = None
 
 
 @dataclass(frozen=True)
@@ -166,12 +170,14 @@ def make(request: Request) -> Plan:
     changes, tuned = _changes(request.changes, "set"), _tuned(request)
     if request.methods == ("all",):  # weights that somebody else trained are of one architecture
         methods = [m for m in methods if arch_of(resolve_recipe(m, scale_config)) == scale_config["arch"]]
+    own = own_data(request.data, {part: getattr(request, part) for part in PARTS})
     if request.tasks == ("all",):
-        tasks = [task for task in tasks if defined_at(task, scale_config)]
+        tasks = [task for task in tasks if defined_at(task, scale_config)
+                 and (not own or source_of(load_task(task)) == "coco")]
     changes_of = _fitting(changes["pretrain"], {method: resolve_recipe(method, scale_config) for method in methods},
                           "method")
     transfers = () if request.pretrain_only else _transfers(request, scale, data, scale_config, tasks, changes["task"],
-                                                            tuned)
+                                                            tuned, own)
     plan = Plan(
         scale, data, note or f"scale {scale}: {scale_config['description']}",
         Folders(request.data_root, request.work_dir, request.results),
@@ -190,7 +196,7 @@ def make(request: Request) -> Plan:
 
 def require_data(plan: Plan) -> None:
     """Raise DataError where data of the plan is plainly not there."""
-    needed = dict.fromkeys(transfer.source for transfer in plan.transfers)
+    needed = dict.fromkeys(transfer.source for transfer in plan.transfers if not transfer.own)
     if plan.pretrainings and not plan.images:
         needed |= {"imagenet" if plan.watched else "pool": None}
     for source in needed:
@@ -403,7 +409,8 @@ def _foreign(request: Request, scale: str, arch: str) -> Foreign:
 
 
 def _transfers(request: Request, scale: str, data: str, scale_config: dict, tasks: list[str],
-               changes: dict[str, Any], tuned: dict[str, list]) -> tuple[Transfer, ...]:
+               changes: dict[str, Any], tuned: dict[str, list],
+               own: OwnData | None) -> tuple[Transfer, ...]:
     known = {task: _schedules(task, scale_config) for task in tasks}
     names = list(dict.fromkeys(name for schedules in known.values() for name in schedules))
     for option, asked, sign in (("schedule", request.schedule, ""), ("share", request.share, "%")):
@@ -415,8 +422,8 @@ def _transfers(request: Request, scale: str, data: str, scale_config: dict, task
     for task in tasks:
         if clash := changes_of[task].keys() & tuned_of[task].keys():
             raise UserError(f"--tune task.{clash.pop()}: --set gives it too; leave one out")
-    return tuple(_transfer(request, scale, data, scale_config, task, known[task], changes_of[task], tuned_of[task])
-                 for task in tasks)
+    return tuple(_transfer(request, scale, data, scale_config, task, known[task], changes_of[task], tuned_of[task],
+                           own) for task in tasks)
 
 
 def _schedules(task: str, scale_config: dict) -> dict[str, dict]:
@@ -431,9 +438,12 @@ def _schedule(request: Request, known: dict[str, dict]) -> str | None:
 
 
 def _transfer(request: Request, scale: str, data: str, scale_config: dict, task: str, known: dict[str, dict],
-              changes: dict[str, Any], tuned: dict[str, list]) -> Transfer:
+              changes: dict[str, Any], tuned: dict[str, list], own: OwnData | None) -> Transfer:
     source = source_of(load_task(task))
-    classes = sources.classes_of(data, source, request.data_root)
+    if own and source not in OWN:
+        raise UserError(f"{task}: runs on {source} data; --data takes the tasks of COCO's form, such as "
+                        "coco_maskrcnn_c4")
+    classes = own.classes if own else sources.classes_of(data, source, request.data_root)
 
     def protocol_with(values: dict[str, Any]) -> Protocol:
         overrides, schedule = overrides_at(task, scale_config, changes | values), _schedule(request, known)
@@ -441,7 +451,7 @@ def _transfer(request: Request, scale: str, data: str, scale_config: dict, task:
             overrides |= _shortened(task, overrides, known, schedule, request.limit)
             schedule = None
         found = protocol_of(task, scale, scale_config["arch"], classes, overrides, schedule)
-        return replace(found, schedule=found.schedule + _suffix(changes))
+        return replace(found, schedule=found.schedule + (f"+{own.name}" if own else "") + _suffix(changes))
 
     protocol, trials = protocol_with({}), [(values, protocol_with(values)) for values in tuning.grid(tuned) if values]
     if tuned:
@@ -451,7 +461,7 @@ def _transfer(request: Request, scale: str, data: str, scale_config: dict, task:
         trials = [(values, replace(each, schedule=protocol.schedule, filed_as=protocol)) for values, each in trials]
     asked = dict(share=request.share if f"{request.share}%" in known else None,
                  schedule=request.schedule if request.schedule in known else None)
-    return Transfer(protocol, source, changes, asked, tuple(trials))
+    return Transfer(protocol, own.name if own else source, changes, asked, tuple(trials), own)
 
 
 def _shortened(task: str, overrides: dict, known: dict[str, dict], schedule: str | None, limit: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,7 +176,15 @@ def coco_for(scale: str, source: str, root: Path, masks: bool | None = None, sho
         classes = classes_of(scale, source, root)
         prints = [check_maps(*pair, len(classes), cache, show) for pair in paths.values()]
         return CocoData(*paths["train"], *paths["val"], classes, _joined(prints))
-    train, val = (check_source(scale, source, *pair, masks=masks, cache=cache, show=show) for pair in paths.values())
+    found = {split: check_source(scale, source, *pair, masks=masks, cache=cache, show=show)
+             for split, pair in paths.items()}
+    return joined(paths, found, show)
+
+
+def joined(paths: Mapping[str, tuple[Path, Path]], found: Mapping[str, Checked], show: bool = False) -> CocoData:
+    """Both checked splits as one set; what the checks note is printed where `show`. Raises DataError where the splits
+    disagree on the categories."""
+    train, val = found["train"], found["val"]
     if train.classes != val.classes:
         raise DataError(f"{paths['val'][1]}: its categories are not those of {paths['train'][1].name}; "
                         "both splits need the same list")

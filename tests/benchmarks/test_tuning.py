@@ -86,7 +86,7 @@ def test_a_second_call_searches_nothing_again(tuned, root, monkeypatch, capsys):
 def test_the_best_trial_decides_and_the_first_of_equals(root, tmp_path):
     made = plan.make(cli.request_of(words(root, tmp_path, "--tune", "task.knn.k=1,2,3", task="knn")))
     [step] = made.transfers
-    pools = execute.data_for(step, "mini", root)
+    pools = execute.data_for(step, "mini", made.folders)
     job = Job(step.protocol, pools, step.source, {}, "m", 0, 0, tmp_path, None, "i", tmp_path / "row")
     for scores, k in (((1, 5, 2), 2), ((4, 4, 1), 1), ((None, None, 0), 3)):
         records = iter([dict(metrics=dict(top1=score), cost=dict(wall_seconds=1.0)) for score in scores])
