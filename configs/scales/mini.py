@@ -14,8 +14,6 @@ pretrain = [
         'method.local_view.blur_sigma': (0.1, 0.5),
         # Eight steps' keys: in a run of hundreds, older ones are told apart by their age alone.
         'method.bank_size': 256,
-        # At the papers' 0.999 a run of 500 steps ends with three fifths of the momentum encoder's random weights.
-        'method.momentum': 0.99,
     }),
     ('optimizer', {'schedule': dict(epochs=4, batch=32, policy='cosine')}),
 ]
