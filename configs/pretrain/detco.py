@@ -27,7 +27,7 @@ max_broken = 0.02  # of the images, that may fail to decode
 monitor = None  # or dict(knn_every=epochs, resize=pixels, crop=pixels): k-NN by level on the way
 
 scales = dict(
-    # A third of MoCo v2's rate: twelve terms make the loss 6.6 times as large. Over 500 steps DetCo learns more beside a
+    # A third of MoCo v2's rate: twelve terms make the loss 6.6 times as large. Over 500 steps DetCo learns more with a
     # quicker momentum encoder (C4's bbox AP 13.1 against 11.9), MoCo v2 less (11.0 against 14.4).
     mini={"optimizer.lr": 0.02, "method.momentum": 0.99},
     small={"optimizer.lr": 0.012},  # by pilots (docs/pilots.md)

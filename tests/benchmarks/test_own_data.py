@@ -84,7 +84,8 @@ def test_what_is_no_set_is_one_line_before_the_work(change, said, mine, tmp_path
      "--train-json"),
     ("name: a\ntrain: {json: train.json, images: train.json}\nval: {json: val.json, images: scenes/val}",
      "no such folder"),
-    ("name: a\ntrain: {json: val.json, images: scenes/train}\nval: {json: val.json, images: scenes/val}", "scenes/train"),
+    ("name: a\ntrain: {json: val.json, images: scenes/train}\nval: {json: val.json, images: scenes/val}",
+     "scenes/train"),
     ("- a", "cannot be read as YAML"), ("name: [", "cannot be read as YAML"), ("name: a", "cannot be read as YAML")])
 def test_what_is_no_yaml_of_a_set_is_one_line(text, said, mine, tmp_path, capsys):
     path = mine / "bad.yml"
