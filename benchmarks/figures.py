@@ -1,14 +1,16 @@
 """Pictures of what was measured, as PNG and SVG.
 
     python benchmarks/figures.py curves --scale small
+    python benchmarks/figures.py training work_dirs/pretrain/small/detco-p0-* work_dirs/pretrain/small/moco_v2-p0-*
     python benchmarks/figures.py detections detco moco_v2 --scale small --task coco_maskrcnn_c4
     python benchmarks/figures.py attention detco=FILE moco_v2=FILE --scale small
     python benchmarks/figures.py retrieval detco=FILE moco_v2=torchvision:resnet18 --scale small
 
 curves: of the filed rows, k-NN while pretraining ran, scores over cost, and, from five methods on, which task foretells
-which. detections: objects and what filed rows found, on photos chosen by a hash of their numbers. attention (the
-paper's Figure 6): where checkpoints look. retrieval (its Figure 7): validation images and their nearest neighbours in
-the pool. A checkpoint is any file or name that `run.py --checkpoint` takes.
+which. training: of pretrainings, running or done, their losses, k-NN, and whether features collapse. detections:
+objects and what filed rows found, on photos chosen by a hash of their numbers. attention (the paper's Figure 6): where
+checkpoints look. retrieval (its Figure 7): validation images and their nearest neighbours in the pool. A checkpoint is
+any file or name that `run.py --checkpoint` takes.
 """
 import argparse
 import sys
@@ -29,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     figures = p.add_subparsers(dest="figure", required=True, metavar="FIGURE")
-    for name in ("curves", "detections", "attention", "retrieval"):
+    for name in ("curves", "training", "detections", "attention", "retrieval"):
         own = figures.add_parser(name, formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__)
         if name == "detections":
             own.add_argument("methods", nargs="+", metavar="METHOD", help="rows' names")
@@ -37,13 +39,19 @@ def parser() -> argparse.ArgumentParser:
             own.add_argument("--schedule", help="where the rows have several")
             own.add_argument("--score", type=float, default=0.3, metavar="S", help="least of a box (default: 0.3)")
             own.add_argument("--no-photos", dest="photos_shown", action="store_false", help="outlines, without masks")
+        elif name == "training":
+            own.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="work folders of pretrainings")
+            own.add_argument("--over", choices=("step", "images", "encoder_pixels"), default="step",
+                             help="default: step")
+            own.add_argument("--level", choices=LEVELS, default="c5", help="default: c5")
         elif name != "curves":
             own.add_argument("checkpoints", nargs="+", metavar="NAME=FILE", help="what to call it, and where it lies")
         if name in ("curves", "detections"):
             own.add_argument("--results", type=Path, default=RESULTS, metavar="DIR",
                              help="default: leaderboard/results, of the checkout or of the current folder")
-        own.add_argument("--scale", choices=config.names("scales"), default="mini",
-                         help="whose rows or images (default: mini)")
+        if name != "training":
+            own.add_argument("--scale", choices=config.names("scales"), default="mini",
+                             help="whose rows or images (default: mini)")
         if name == "attention":
             own.add_argument("--images", type=Path, nargs="+", metavar="PATH",
                              help="photos, or folders of photos (default: of the scale's validation images)")
@@ -51,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
             own.add_argument("--size", type=int, default=224, help="of the images, in pixels (default: 224)")
         if name == "retrieval":
             own.add_argument("--neighbours", type=int, default=5, metavar="N", help="a query (default: 5)")
-        if name != "curves":
+        if name not in ("curves", "training"):
             own.add_argument("--count", type=int, default=6, metavar="N", help="photos, or queries (default: 6)")
             own.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="default: data")
         own.add_argument("--output", type=Path, default=Path("work_dirs/figures"), metavar="DIR",

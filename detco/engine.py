@@ -28,11 +28,13 @@ from detco.distributed import alone, check_splits, splits_here
 from detco.errors import UserError, nearest
 from detco.files import replacing
 from detco.method import Method
-from detco.monitor import KnnMonitor, measured
+from detco.monitor import HealthMonitor, KnnMonitor, measured
 from detco.pool import FolderPool, MemoryPool, PoolError, decode
 from detco.runner import Runner, StreamLoop, quiet, states_of
 
 MONITOR = "monitor.jsonl"
+HEALTH = "health.jsonl"
+CONFIG = "config.json"
 
 
 def check_shares(batch: int, processes: int, parts: int) -> None:
@@ -340,7 +342,7 @@ def _pretrained(config, pool, work_dir, seed, resume, tensorboard, monitor) -> P
         finished = [final.is_file()]
         if not finished[0]:
             _refuse_others(work_dir, config)
-            with replacing(work_dir / "config.json") as temporary:
+            with replacing(work_dir / CONFIG) as temporary:
                 temporary.write_text(json.dumps(config, indent=1, sort_keys=True))
     dist.broadcast_object_list(finished)  # file systems show a file to one node before the other
     if finished[0]:
@@ -370,7 +372,7 @@ def _pretrained(config, pool, work_dir, seed, resume, tensorboard, monitor) -> P
 
 def _refuse_others(work_dir: Path, config: dict) -> None:
     """Raise UserError where a work folder holds states of another recipe, of other splits for one."""
-    stated = work_dir / "config.json"
+    stated = work_dir / CONFIG
     if not (stated.is_file() and states_of(work_dir)):
         return
     before, now = (_leaves(recipe(c)) for c in (json.loads(stated.read_text()), json.loads(json.dumps(config))))
@@ -390,9 +392,11 @@ def _train(method, pool, config, steps, work_dir, seed, resume, tensorboard, mon
     """Run the Runner; seconds spent in training, earlier sessions of the run counted in."""
     runner = runner_of(method, pool, config, steps, work_dir, seed, f"pretrain {config['name']}", resume,
                        tensorboard)
+    batch = config["schedule"]["batch"]
     if config.get("monitor") and monitor:
-        path, batch = work_dir / MONITOR, config["schedule"]["batch"]
-        runner.register_hook(KnnMonitor(path, monitor, batch, len(pool) / batch, **config["monitor"]))
+        runner.register_hook(KnnMonitor(work_dir / MONITOR, monitor, batch, len(pool) / batch, **config["monitor"]))
+    size = next(iter(method.view_specs.values())).size
+    runner.register_hook(HealthMonitor(work_dir / HEALTH, pool, batch, steps, size))
     with torch.backends.cudnn.flags(enabled=True, benchmark=True):  # every step has the same sizes; detectors' have not
         runner.train()
         method.finish(_further_batches(runner, steps, seed))

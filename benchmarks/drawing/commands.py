@@ -14,8 +14,10 @@ from benchmarks.execute import Pool, load_pool
 from benchmarks.recipe import load_scale
 from benchmarks.task import load_task, overrides_at, resolve
 from detco.console import log, progress_bar, stop_if_asked
+from detco.engine import CONFIG, HEALTH, MONITOR
 from detco.errors import UserError
 from detco.images import ImageError, rgb
+from detco.monitor import measured
 from leaderboard import detections as kept
 from leaderboard import overview, tables
 from leaderboard.checks import run_of, split_recipes
@@ -41,6 +43,39 @@ def curves(output: Path, scale: str, results: Path) -> list[Path]:
     if not written:
         raise UserError(f"{results}: no row of scale {scale} that a curve could be drawn of; run some first")
     return written
+
+
+def training(output: Path, runs: Sequence[Path], over: str, level: str) -> list[Path]:
+    """Of pretrainings' work folders: loss, learning rate, k-NN, effective rank and spread of a level."""
+    found = {}
+    for run in runs:
+        if not (run / CONFIG).is_file():
+            raise UserError(f"{run}: no work folder of a pretraining; give folders such as "
+                            "work_dirs/pretrain/small/detco-p0-...")
+        found[run.name] = _series(run, over, level)
+    title = {"step": "steps", "images": "images seen", "encoder_pixels": "encoder pixels"}[over]
+    return plots.save(plots.series(found, title), output, f"training_{level}")
+
+
+def _series(run: Path, over: str, level: str) -> dict[str, list[tuple[float, float]]]:
+    """What is drawn -> points of it, of a pretraining."""
+    scalars = [json.loads(line) for path in sorted(run.glob("*/vis_data/scalars.json"))
+               for line in path.read_text().splitlines()]
+    watched = {name: measured(run / name) for name in (HEALTH, MONITOR)}
+    known = next((line for lines in watched.values() for line in lines), None)
+    per_step = 1.0 if over == "step" else known[over] / known["step"] if known else None
+    found: dict[str, dict[float, float]] = {}
+    if per_step:
+        for line in scalars:
+            for name in ("loss", "lr"):
+                if name in line:
+                    found.setdefault(name, {})[line["step"] * per_step] = line[name]
+    for line in watched[MONITOR]:
+        found.setdefault(f"k-NN of {level.upper()}, %", {})[line[over]] = line["knn"][level]
+    for line in watched[HEALTH]:
+        found.setdefault(f"effective rank of {level.upper()}", {})[line[over]] = line["rank"][level]
+        found.setdefault(f"spread of {level.upper()}", {})[line[over]] = line["spread"][level]
+    return {name: sorted(points.items()) for name, points in found.items()}
 
 
 def panels_of(tasks: Mapping[str, Sequence[dict]]) -> dict[str, tuple[str, dict[str, tuple[float, float, float]]]]:
@@ -208,5 +243,5 @@ def _features(model: Any, pool: Pool, sizes: dict, what: str, numbers: Sequence[
     return torch.cat(rows)
 
 
-FIGURES: dict[str, Callable[..., list[Path]]] = dict(curves=curves, detections=detections, attention=attention,
-                                                     retrieval=retrieval)
+FIGURES: dict[str, Callable[..., list[Path]]] = dict(
+    curves=curves, training=training, detections=detections, attention=attention, retrieval=retrieval)

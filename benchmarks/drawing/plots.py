@@ -50,6 +50,31 @@ def knn_curves(curves: Curves, shown: Mapping[str, str], over: str = "epoch") ->
     return figure
 
 
+def series(found: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], title: str) -> Figure:
+    """A panel a thing measured, a line a run.
+
+    Args:
+        found: run -> thing -> its points.
+        title: of what runs to the right.
+    """
+    things, colours = list(dict.fromkeys(name for own in found.values() for name in own)), colours_of(list(found))
+    across = max(1, min(3, len(things)))
+    down = max(1, -(-len(things) // across))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(3.6 * across, 2.8 * down + 0.3 * len(found)), layout="constrained")
+        axes, handles = figure.subplots(down, across, squeeze=False).ravel(), {}
+        for axis, thing in zip(axes, things):
+            for run, own in found.items():
+                if points := own.get(thing):
+                    x, y = zip(*points)
+                    handles[run] = axis.plot(x, y, ".-" if len(x) < 40 else "-", color=colours[run], linewidth=1)[0]
+            axis.set(title=thing, xlabel=title)
+        for axis in axes[len(things):]:
+            axis.set_axis_off()
+        figure.legend(handles.values(), handles, loc="outside lower center", fontsize="small")
+    return figure
+
+
 def score_over_cost(panels: Mapping[str, tuple[str, Mapping[str, tuple[float, float, float]]]],
                     shown: Mapping[str, str]) -> Figure:
     """A panel a task, a point a row.

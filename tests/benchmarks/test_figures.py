@@ -130,3 +130,20 @@ def test_folders_without_photos_and_photos_that_are_none_are_one_line(checkpoint
     assert figures.main([*call, str(tmp_path / "bad.jpg")]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert "bad.jpg" in line and "leave it out" in line
+
+
+def test_trainings_side_by_side(checkpoint, root, tmp_path, monkeypatch, capsys):
+    from benchmarks.drawing import plots
+
+    assert run.main(["--method", "moco_v2", "--scale", "mini", "--pretrain-only", "--data-root", str(root),
+                     "--work-dir", str(tmp_path), "--limit", "4", "--set", "pretrain.method.bank_size=64"]) == 0
+    [folder] = tmp_path.glob("pretrain/mini/moco_v2*")
+    drawn, series = [], plots.series
+    monkeypatch.setattr(plots, "series", lambda found, title: drawn.append(found) or series(found, title))
+    assert figures.main(["training", str(folder), "--level", "c4", "--output", str(tmp_path / "out")]) == 0
+    [[own]] = [list(found.values()) for found in drawn]
+    line = json.loads((folder / "health.jsonl").read_text().splitlines()[-1])
+    assert own["effective rank of C4"][-1] == (line["step"], line["rank"]["c4"])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"training_c4.png", "training_c4.svg"}
+    assert figures.main(["training", str(tmp_path), "--output", str(tmp_path / "out2")]) == 2
+    assert "no work folder of a pretraining" in capsys.readouterr().err
