@@ -39,8 +39,10 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         mean = total[0] / count
         var = all_reduce((x.float() - mean[:, None, None]).square().sum(dims)) / count
         _track(self, mean, var * count / (count - 1).clamp_min(1))
-        scale = self.weight * (var + self.eps).rsqrt()
-        return x * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
+        scale, shift = (var + self.eps).rsqrt(), -mean * (var + self.eps).rsqrt()
+        if self.affine:
+            scale, shift = scale * self.weight, shift * self.weight + self.bias
+        return x * scale[:, None, None] + shift[:, None, None]
 
 
 def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:

@@ -298,24 +298,25 @@ def test_sync_batch_norm_is_batch_norm_over_the_whole_batch(tmp_path):
         torch.testing.assert_close(result[3], layer.running_var)
 
 
-def _uneven_sync_bn(rank, ranks):
+def _uneven_sync_bn(rank, ranks, affine):
     torch.manual_seed(0)
     x = (torch.randn(6, 3, 4, 4) * 3 + 1).split([2, 4])[rank].clone().requires_grad_()
     weight = torch.randn(6, 3, 4, 4).split([2, 4])[rank]
-    layer = SyncBatchNorm2d(3)
+    layer = SyncBatchNorm2d(3, affine=affine)
     out = layer(x)
     (out * weight).sum().backward()
     return out.detach(), x.grad, layer.running_mean, layer.running_var
 
 
-def test_sync_batch_norm_of_uneven_shares_is_batch_norm_over_the_whole_batch(tmp_path):
+@pytest.mark.parametrize("affine", [True, False])
+def test_sync_batch_norm_of_uneven_shares_is_batch_norm_over_the_whole_batch(affine, tmp_path):
     torch.manual_seed(0)
     x = (torch.randn(6, 3, 4, 4) * 3 + 1).requires_grad_()
     weight = torch.randn(6, 3, 4, 4)
-    layer = nn.BatchNorm2d(3)
+    layer = nn.BatchNorm2d(3, affine=affine)
     out = layer(x)
     (out * weight).sum().backward()
-    results = run_ranks(_uneven_sync_bn, 2, tmp_path)
+    results = run_ranks(partial(_uneven_sync_bn, affine=affine), 2, tmp_path)
     for i, expected in enumerate((out.detach(), x.grad)):
         torch.testing.assert_close(torch.cat([r[i] for r in results]), expected, rtol=1e-4, atol=1e-5)
     for result in results:
