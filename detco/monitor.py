@@ -18,7 +18,7 @@ from detco.console import log
 from detco.errors import UserError
 from detco.files import replacing
 from detco.method import Method
-from detco.pool import FolderPool, MemoryPool, decode
+from detco.pool import FolderPool, MemoryPool
 from detco.views import MEAN, STD
 
 BATCH = 256  # images at once
@@ -29,9 +29,11 @@ FLOORS = dict(rank=2.0, spread=0.02)  # below which features have collapsed; ran
 
 
 def crops(pool: MemoryPool | FolderPool, size: int, crop: int) -> Iterator[Tensor]:
-    """A pool's images for testing, uint8 [N, 3, crop, crop]: the shorter side resized to `size`, the centre kept."""
+    """A pool's images for testing, uint8 [N, 3, crop, crop]: the shorter side resized to `size`, the centre kept. Of
+    one that cannot be decoded the next one's."""
     for numbers in torch.arange(len(pool)).split(BATCH):
-        images = [pool.images[numbers]] if isinstance(pool, MemoryPool) else (decode(pool.images[i]) for i in numbers)
+        images = [pool.images[numbers]] if isinstance(pool, MemoryPool) else \
+            (pool.decoded(int(i))[0] for i in numbers)
         cut = [TF.center_crop(TF.resize(image, [size], antialias=True), [crop]) for image in images]
         yield cut[0] if isinstance(pool, MemoryPool) else torch.stack(cut)
 

@@ -132,6 +132,16 @@ class FolderPool(Dataset):
         """The same images, from which a method's views are cropped."""
         return replace(self, views=views, seed=seed)
 
+    def decoded(self, number: int) -> tuple[Tensor, int]:
+        """An image, uint8 [3, H, W], or the next one that can be decoded, and that one's number. Raises PoolError where
+        none can."""
+        for chosen in chain(range(number, len(self)), range(number)):
+            try:
+                return decode(self.samples[chosen][0]), chosen
+            except OSError as error:
+                reason = str(error)
+        raise PoolError(f"pool: none of {len(self)} images can be decoded ({reason}); prepare it again")
+
     def __getitem__(self, item: tuple[int, int]) -> dict:
         """item (image, draw number) -> {"images": {view: uint8 [3, size, size]}, "labels": int, "broken": int}.
 
@@ -139,15 +149,8 @@ class FolderPool(Dataset):
         Raises PoolError where none can.
         """
         number, draw = item
-        for chosen in chain(range(number, len(self)), range(number)):
-            path, label = self.samples[chosen]
-            try:
-                image = decode(path)
-                break
-            except OSError as error:
-                reason = str(error)
-        else:
-            raise PoolError(f"pool: none of {len(self)} images can be decoded ({reason}); prepare it again")
+        image, chosen = self.decoded(number)
+        label = self.samples[chosen][1]
         crops, (height, width) = {}, image.shape[1:]
         for i, (name, view) in enumerate(self.views.items()):
             generator = torch.Generator().manual_seed(hash((self.seed, draw, i)) & (2**63 - 1))
