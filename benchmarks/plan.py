@@ -349,7 +349,8 @@ def _of_images(request: Request, method: str, recipe: dict, images: Collection) 
     or lack the labels that the method needs."""
     from pkgutil import resolve_name
 
-    count, batch, bank = len(images), recipe["schedule"]["batch"], recipe["method"].get("bank_size", 0)
+    count, bank = len(images), recipe["method"].get("bank_size", 0)
+    batch = recipe["schedule"]["batch"] if recipe["schedule"]["epochs"] else 0
     if not images.classes and "num_classes" in inspect.signature(resolve_name(recipe["method"]["type"])).parameters:
         raise UserError(f"{method}: learns from labels, and these photos have none; put each class into a folder of "
                         "its own, or choose a method that needs none")
@@ -361,7 +362,7 @@ def _of_images(request: Request, method: str, recipe: dict, images: Collection) 
         raise UserError(f"{method}: a memory bank of {bank:,} keys of {count:,} photos would hold the queries' own; "
                         f"give more photos, or --set pretrain.method.bank_size={least}")
     recipe["monitor"] = None  # it asks the scale's labelled images, and these are others
-    recipe["workers"] = min(recipe["workers"], os.cpu_count() or 1)
+    recipe["workers"] = min(recipe.get("workers", 0), os.cpu_count() or 1)
     name = request.name or re.sub(r"[^A-Za-z0-9]+", "-", request.images[0].resolve().name.partition(".")[0]).strip("-")
     if rule := required_of_name(f"{method}+{name}"):
         raise UserError(f"--name {name!r}: give {rule}")
@@ -371,7 +372,8 @@ def _of_images(request: Request, method: str, recipe: dict, images: Collection) 
 def _pretraining(request: Request, method: str, seed: int, data: str, scale_config: dict,
                  changes: dict[str, Any], own: Collection | None) -> Pretraining:
     count = len(own) if own else sources.pool_size(data, request.data_root)
-    if epochs := request.epochs or (_seen(request.images_seen) / count if request.images_seen else None):
+    epochs = request.epochs or (_seen(request.images_seen) / count if request.images_seen else None)
+    if epochs and resolve_recipe(method, scale_config)["schedule"]["epochs"]:  # some methods learn nothing
         changes = changes | {"schedule.epochs": float(epochs)}
     recipe, changes = resolve_recipe(method, scale_config, changes), dict(changes)
     schedule = recipe["schedule"]

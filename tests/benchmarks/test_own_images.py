@@ -115,6 +115,12 @@ def test_a_method_that_learns_from_labels_says_so(photos, tmp_path, capsys):
     assert "supervised: learns from labels, and these photos have none" in capsys.readouterr().err
 
 
+def test_a_method_that_learns_nothing_stands_beside_the_others(photos, tmp_path):
+    made = plan.make(request_of(words(photos, tmp_path, "--epochs", 3, method="random_init")))
+    assert made.pretrainings[0].row == "random_init+Holiday-2024" and made.pretrainings[0].steps == 0
+    assert run.main(words(photos, tmp_path, method="random_init")) == 0
+
+
 def test_rows_of_own_photos_have_a_name_of_their_own(photos, tmp_path):
     request = request_of([*words(photos, tmp_path, *SMALL), "--dry-run"])
     [pretraining] = plan.make(request).pretrainings
