@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.cli import Request, words_of
+from benchmarks.data.own import PARTS
 from benchmarks.errors import REFUSED, STATUS_FILE
 from benchmarks.plan import Plan
 from detco.console import log, progress_bar, stop_if_asked
@@ -36,7 +37,9 @@ def jobs(request: Request, plan: Plan) -> tuple[dict[str, list[str]], dict[str, 
     common = replace(
         request, scale=plan.scale, executor="local", report=False, compare=None, schedule=None, share=None,
         data_root=request.data_root.resolve(), work_dir=request.work_dir.resolve(), results=request.results.resolve(),
-        checkpoint=_absolute(request.checkpoint))
+        checkpoint=_absolute(request.checkpoint), data=_absolute(request.data),
+        images=tuple(path.resolve() for path in request.images),
+        **{part: path.resolve() for part in PARTS if (path := getattr(request, part))})
     methods = {f"{p.row}-p{p.seed}": dict(methods=(p.recipe["name"],), pretrain_seeds=(p.seed,))
                for p in plan.pretrainings}
     first = {name: words_of(replace(common, pretrain_only=True, tasks=Request.tasks, seeds=Request.seeds, **fields))
@@ -51,9 +54,9 @@ def jobs(request: Request, plan: Plan) -> tuple[dict[str, list[str]], dict[str, 
     return first, rows
 
 
-def _absolute(checkpoint: str | None) -> str | None:
-    """A file's whole path; a name that is fetched stays."""
-    return str(Path(checkpoint).resolve()) if checkpoint and Path(checkpoint).exists() else checkpoint
+def _absolute(words: str | None) -> str | None:
+    """A file's whole path; a name stays."""
+    return str(Path(words).resolve()) if words and Path(words).is_file() else words
 
 
 def run_until_done(name: str, command: list[str], log_file: Path, gpus: int, retries: int, sweep: str) -> str | None:

@@ -110,6 +110,12 @@ def _command(method: str, rows: Sequence[Record]) -> str:
         words.append(f"--method {method.partition('+')[0]} --pretrain-seed {' '.join(map(str, pretrainings))}")
     words.append(f"--seed {' '.join(map(str, seeds))}")
     words += [f"--set task.{key}={value}" for key, value in sorted(first["changes"].items())]
+    if first["data"]["source"] in first["schedule"].split("+")[1:]:
+        words.append(f"--data {first['data']['source']}.yml")
+    if search := first.get("tuning"):
+        tried = {key: dict.fromkeys(str(trial["values"][key]) for trial in search["trials"])
+                 for key in sorted(search["chosen"])}
+        words += [f"--tune task.{key}={','.join(values)}" for key, values in tried.items()]
     return " ".join(words)
 
 

@@ -55,6 +55,20 @@ def test_a_yaml_file_and_the_four_options_say_the_same(mine, tmp_path):
     assert plan.make(request_of(words_of(request_of(given)))).transfers == by_options.transfers  # a sweep's jobs
 
 
+def test_a_sweeps_jobs_find_the_set_from_anywhere(mine, tmp_path, monkeypatch):
+    from benchmarks.sweep import jobs
+
+    monkeypatch.chdir(mine)
+    for given in (["--data", "orchard.yml"], ["--data", "orchard", "--train-json", "train.json", "--train-images",
+                                              "scenes/train", "--val-json", "val.json", "--val-images", "scenes/val"]):
+        request = request_of([*given, *words(mine, tmp_path)[2:]])
+        _, rows = jobs(request, plan.make(request))
+        monkeypatch.chdir(tmp_path)
+        [(command, _)] = rows.values()
+        assert plan.make(request_of(command)).transfers[0].own.classes == ("apple", "bicycle wheel")
+        monkeypatch.chdir(mine)
+
+
 def test_all_tasks_are_those_of_objects(mine, tmp_path):
     made = plan.make(request_of([*words(mine, tmp_path, task=("all",))]))
     names = {transfer.protocol.task for transfer in made.transfers}

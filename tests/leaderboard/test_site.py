@@ -113,6 +113,17 @@ def test_a_row_leads_to_its_records_protocol_and_command(page, board):
     assert detail.inner_text() == ""
 
 
+def test_commands_say_what_was_tuned_and_on_whose_data(make):
+    trials = [dict(values={"optimizer.lr": rate, "k": k}, score=1.0, wall_seconds=1.0) for rate in (0.1, 0.2)
+              for k in (1, 2)]
+    search = dict(chosen=trials[0]["values"], held_out=20, trials=trials)
+    row = make(schedule="mini+orchard+tuned-0a1b2c3d", tuning=search)
+    row["data"] = row["data"] | dict(source="orchard")
+    assert site._command("detco", [row]).endswith("--seed 0 --data orchard.yml --tune task.k=1,2 "
+                                                  "--tune task.optimizer.lr=0.1,0.2")
+    assert "--data" not in site._command("detco", [make()])
+
+
 def test_two_methods_are_compared_with_their_intervals(page):
     page.select_option("#a", "supervised")
     rows = page.locator("#differences tbody tr")
