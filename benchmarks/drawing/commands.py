@@ -1,6 +1,7 @@
 """What `benchmarks/figures.py` draws, a function a figure; each gives the files it wrote."""
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import filed
+from benchmarks.data.own import OwnData
 from benchmarks.detection import analysis
 from benchmarks.drawing import photos, plots
 from benchmarks.execute import Pool, load_pool
@@ -110,6 +112,31 @@ def detections(output: Path, methods: Sequence[str], scale: str, task: str, sche
     titles = ["objects", *(run_of(side[pair]) for side in sides)]
     figure = photos.grid(columns, titles, photos.boxes, ratio=photos.ratio_of(shown))
     return plots.save(figure, output, f"detections_{scale}_{task}")
+
+
+def data(output: Path, own: OwnData, split: str, count: int) -> list[Path]:
+    """A first look at a detection set: photos with their objects, how many of each category, and how large they are;
+    what its check notes is printed."""
+    checked = own.checked(masks=False, keypoints=False, cache=output / "checked", show=True)
+    folder, annotations = (checked.train_images, checked.train_annotations) if split == "train" else \
+        (checked.val_images, checked.val_annotations)
+    truth = json.loads(annotations.read_text())
+    shown = analysis.fixed_photos(truth, count)
+    objects = [[a for a in truth["annotations"] if a["image_id"] == image["id"] and not a.get("iscrowd")]
+               for image in shown]
+    images = [np.asarray(rgb(folder / image["file_name"])) for image in shown]
+    drawn = _photos(truth, shown, images, objects, "tab:orange")
+    across = max(1, round(len(drawn)**0.5))
+    columns = [drawn[i::across] for i in range(across)]
+    columns = [column + [None] * (len(columns[0]) - len(column)) for column in columns]
+    found = plots.save(photos.grid(columns, [""] * across, photos.boxes, ratio=photos.ratio_of(drawn)), output,
+                       f"data_{own.name}_{split}_photos")
+    names = {category["id"]: category["name"] for category in truth["categories"]}
+    sides = [(a["bbox"][2] * a["bbox"][3])**0.5 for a in truth["annotations"] if not a.get("iscrowd")]
+    counts = Counter(names[a["category_id"]] for a in truth["annotations"] if not a.get("iscrowd"))
+    log(f"{own.name}, {split}: {len(truth['images'])} photos, {len(sides)} objects of {len(names)} categories")
+    return found + plots.save(plots.counted({name: counts[name] for name in names.values()}, sides), output,
+                              f"data_{own.name}_{split}_objects")
 
 
 def _photos(truth: dict, shown: list[dict], images: list, found: list[list[dict]], colour: str) -> list[dict]:
@@ -244,4 +271,4 @@ def _features(model: Any, pool: Pool, sizes: dict, what: str, numbers: Sequence[
 
 
 FIGURES: dict[str, Callable[..., list[Path]]] = dict(
-    curves=curves, training=training, detections=detections, attention=attention, retrieval=retrieval)
+    curves=curves, training=training, detections=detections, data=data, attention=attention, retrieval=retrieval)

@@ -19,7 +19,7 @@ def grid(columns: Sequence[Sequence[Any]], titles: Sequence[str], draw: Callable
     """A row a photo, a column a method, or the other way round.
 
     Args:
-        columns: what `draw(axis, each)` is given.
+        columns: what `draw(axis, each)` is given; nothing is drawn of None.
         across: photos from left to right, methods below each other.
         ratio: of the photos' height to their width, about.
     """
@@ -31,6 +31,9 @@ def grid(columns: Sequence[Sequence[Any]], titles: Sequence[str], draw: Callable
         for i, (column, title) in enumerate(zip(columns, titles)):
             for j, each in enumerate(column):
                 axis = axes[i, j] if across else axes[j, i]
+                if each is None:
+                    axis.set_axis_off()
+                    continue
                 draw(axis, each)
                 axis.set(xticks=[], yticks=[])
             axis = axes[i, 0] if across else axes[0, i]

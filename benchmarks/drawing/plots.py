@@ -100,6 +100,25 @@ def score_over_cost(panels: Mapping[str, tuple[str, Mapping[str, tuple[float, fl
     return figure
 
 
+def counted(counts: Mapping[str, int], sides: Sequence[float], most: int = 40) -> Figure:
+    """Objects by category, the most frequent ones, and by size.
+
+    Args:
+        sides: the root of each box's area, in pixels; 32 and 96 are COCO's bounds of small and large.
+    """
+    names = sorted(counts, key=lambda name: -counts[name])[:most]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(8, max(2.5, 0.2 * len(names) + 1)), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.barh(names[::-1], [counts[name] for name in reversed(names)])
+        left.set(title="objects by category" + f", the first {most} of {len(counts)}" * (len(counts) > most))
+        right.hist(sides, bins=30)
+        for bound in (32, 96):
+            right.axvline(bound, color="grey", linestyle=":")
+        right.set(title="objects by size", xlabel="root of the box's area, pixels")
+    return figure
+
+
 def correlations(found: Mapping[tuple[str, str], tuple[float, float, float, int]]) -> Figure:
     """A matrix of rank correlations between tasks, as `leaderboard.overview.foretold` gives them."""
     import numpy as np

@@ -122,3 +122,23 @@ def test_other_data_under_the_same_name_is_refused(mine, tmp_path, capsys):
     assert record.file(tmp_path / "board", row, protocol).status == "filed"
     with pytest.raises(record.RecordError, match="differ in data"):
         record.file(tmp_path / "board", row | dict(data_fingerprint="0" * 64, seed=1), protocol)
+
+
+def test_a_first_look_shows_photos_counts_and_sizes(mine, tmp_path, monkeypatch, capsys):
+    from benchmarks import figures
+    from benchmarks.drawing import photos, plots
+
+    drawn, counted, grid, bars = [], [], photos.grid, plots.counted
+    monkeypatch.setattr(photos, "grid", lambda columns, *more, **options: drawn.append(columns) or
+                        grid(columns, *more, **options))
+    monkeypatch.setattr(plots, "counted", lambda *given: counted.append(given) or bars(*given))
+    assert figures.main(["data", "--data", str(mine / "orchard.yml"), "--count", "5", "--output", str(tmp_path)]) == 0
+    truth = json.loads((mine / "train.json").read_text())
+    shown = [photo for column in drawn[0] for photo in column if photo]
+    assert len(shown) == 5 and all(photo["boxes"] and photo["image"] is not None for photo in shown)
+    [(counts, sides)] = counted
+    assert sum(counts.values()) == len(sides) == len(truth["annotations"]) and set(counts) == {"apple", "bicycle wheel"}
+    assert f"16 photos, {len(sides)} objects of 2 categories" in capsys.readouterr().out
+    assert len(list(tmp_path.glob("data_orchard_train_*"))) == 4
+    assert figures.main(["data", "--data", "gone.yml", "--output", str(tmp_path)]) == 2
+    assert "gone.yml: no such file" in capsys.readouterr().err
