@@ -49,7 +49,10 @@ score, as that of k-NN, is one run a pretraining however often it is repeated.
 |:------|:--------------------|
 | `paper` | ImageNet pretraining, full data sets: the only scale to compare with the paper's figures |
 | `small` | real photos, few and small: compares methods with each other, not with any published figure |
-| `mini`  | images drawn by the package: checks that the pipeline works; it is not science. In 500 steps on 4,000 drawings, which differ by colour as much as by shape, DetCo and MoCo v2 come out little above random weights |
+| `mini`  | images drawn by the package: checks that the pipeline works; it is not science |
+
+At `mini`, 500 steps on 4,000 drawings that differ by colour as much as by shape leave DetCo and MoCo v2 little above
+random weights.
 
 Marks: {SINGLE_RUN} one run, no spread is known and no ranking follows; {UNRELIABLE} unreliable, the reason stands
 below; {OUTDATED} pretrained under a recipe that is not today's. Images, Gpixel and device hours are what pretraining

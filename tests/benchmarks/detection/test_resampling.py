@@ -206,3 +206,19 @@ def test_filed_rows_are_scored_again_from_what_was_kept(board, tmp_path, capsys)
     lost.unlink()
     assert verify.main([*board[:2], "--scale", "mini"]) in (0, 1)
     assert "1 whose detections are not here" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("measured, said", [(True, "1 whose rules are not here"), (False, "4 agree")])
+def test_rules_that_are_not_installed_are_told_where_a_row_was_scored_by_them(measured, said, board, tmp_path,
+                                                                              monkeypatch, capsys):
+    from benchmarks.detection import cityscapes_metric
+
+    monkeypatch.setattr(cityscapes_metric, "is_installed", lambda: False)
+    monkeypatch.setattr(verify, "filed_protocol", lambda root, row, given=verify.filed_protocol: {
+        "task": {"metrics": [*given(root, row)["task"]["metrics"], "cityscapes"]}})
+    path = tmp_path / "board" / "results" / "mini" / "coco_maskrcnn_c4" / "detco-p0-s1.json"
+    row = json.loads(path.read_text())
+    if measured:
+        row["metrics"]["cityscapes_AP"] = 1.0
+    path.write_text(json.dumps(row))
+    assert verify.main(board[:2]) == 0 and said in capsys.readouterr().out
