@@ -1,13 +1,10 @@
 """MoCo v2 (arXiv 2003.04297): one contrast of two views, at C5."""
-from collections.abc import Iterator
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detco.backbone import ResNetLevels, pooled
-from detco.batch_norm import STATISTICS, global_statistics, split_batch_norm
+from detco.batch_norm import known_statistics, split_batch_norm
 from detco.distributed import rank_part, shuffled, splits_here
-from detco.errors import UserError, nearest
 from detco.loss import info_nce
 from detco.memory_bank import MemoryBank
 from detco.method import Method
@@ -42,11 +39,9 @@ class MoCoV2(Method):
                  bank_size: int = 65536, temperature: float = 0.2, momentum: float = 0.999, bn_splits: int = 8,
                  statistics: str = "trained"):
         super().__init__()
-        if statistics not in STATISTICS:
-            raise UserError(nearest("statistics", statistics, STATISTICS))
         view = View(**(global_view or {}))
         self.view_specs = {"global_q": view, "global_k": view}
-        self.temperature, self.bn_splits, self.statistics = temperature, bn_splits, statistics
+        self.temperature, self.bn_splits, self.statistics = temperature, bn_splits, known_statistics(statistics)
         self.encoder = Encoder(arch, dim)
         self.momentum_encoder = MomentumEncoder(self.encoder, momentum)
         self.bank = MemoryBank(bank_size, dim)
@@ -72,11 +67,6 @@ class MoCoV2(Method):
         """Every rank's keys enter the bank, and the momentum encoder follows."""
         self.bank.enqueue(self._keys)
         self.momentum_encoder.update(self.encoder)
-
-    def finish(self, batches: Iterator[dict[str, Tensor]]) -> None:
-        """Estimate batch norm's statistics under the final weights, where they shall be those."""
-        if self.statistics == "global":
-            global_statistics(self.backbone(), batches)
 
     def backbone(self) -> nn.Module:
         return self.encoder.backbone

@@ -1,12 +1,9 @@
 """SimSiam (arXiv 2011.10566): two views drawn together, with neither negatives nor a momentum encoder."""
-from collections.abc import Iterator
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detco.backbone import ResNetLevels, pooled
-from detco.batch_norm import STATISTICS, global_statistics
-from detco.errors import UserError, nearest
+from detco.batch_norm import known_statistics
 from detco.method import Method
 from detco.views import View
 
@@ -32,11 +29,9 @@ class SimSiam(Method):
     def __init__(self, arch: str = "resnet50", global_view: dict | None = None, dim: int = 2048, hidden: int = 512,
                  fixed_predictor: bool = True, statistics: str = "trained"):
         super().__init__()
-        if statistics not in STATISTICS:
-            raise UserError(nearest("statistics", statistics, STATISTICS))
         view = View(**(global_view or {}))
         self.view_specs = {"one": view, "other": view}
-        self.statistics, self.fixed_predictor = statistics, fixed_predictor
+        self.statistics, self.fixed_predictor = known_statistics(statistics), fixed_predictor
         self.encoder = ResNetLevels(arch)
         c5 = self.encoder.channels["c5"]
         # The output's batch norm has neither scale nor shift, as in the authors' code.
@@ -62,11 +57,6 @@ class SimSiam(Method):
         names = set(map(id, own))
         return [dict(params=[p for p in self.parameters() if id(p) not in names]),
                 dict(params=own, fixed_lr=self.fixed_predictor)]
-
-    def finish(self, batches: Iterator[dict[str, Tensor]]) -> None:
-        """Estimate batch norm's statistics under the final weights, where they shall be those."""
-        if self.statistics == "global":
-            global_statistics(self.backbone(), batches)
 
     def backbone(self) -> nn.Module:
         return self.encoder

@@ -8,10 +8,11 @@ from typing import Any
 
 from benchmarks.recipe import load_scale, resolve_recipe
 from leaderboard.checks import Record, run_of, split_recipes
-from leaderboard.overview import costed, curves, labels, on_the_way
+from leaderboard.overview import costed, curves, labels, on_the_way, panels
 from leaderboard.record import read_recipes
 from leaderboard.statistics import difference, holm, verdict
 from leaderboard.tables import (
+    budget,
     by_method,
     difference_table,
     escaped,
@@ -73,11 +74,11 @@ def page(records: Sequence[Record], kept: Analyses) -> str:
         parts += ["## Score over encoder pixels", "Each task's main metric over the pixels that pretraining took "
                   "through its encoders, with the 95 % interval of the mean.",
                   f"![score over encoder pixels](evidence/{COST}.svg)"]
-    if found := _found(rows, kept)[1]:
+    if pair := _found(rows, kept)[1]:
         parts += ["## The same photos", f"What the first runs of both found in {SHOWN} from a score of {LEAST} on, on "
                   "eight photos chosen by a hash of their numbers; the photos themselves do not lie here (`python "
                   f"benchmarks/figures.py detections {OURS} {BASELINE} --scale {SCALE}` draws on them where they do).",
-                  f"![{' and '.join(found)} on eight photos](evidence/{FOUND}.svg)"]
+                  f"![{' and '.join(pair)} on eight photos](evidence/{FOUND}.svg)"]
     return "\n\n".join(part.strip() for part in [*parts, "## What it took", _spent(rows), _commands()]) + "\n"
 
 
@@ -167,13 +168,8 @@ def _curve_table(rows: Sequence[Record]) -> str:
     return render(["method", "pretraining seed", "epoch", "C2", "C3", "C4", "C5"], lines, {0})
 
 
-def _budget(row: Record) -> dict:
-    """What a row's pretraining cost; empty where nobody knows."""
-    return row["checkpoint"]["metadata"].get("budget") or {}
-
-
 def _spent(rows: Sequence[Record]) -> str:
-    hours = {(row["method"], row["pretrain_seed"]): _budget(row).get("device_hours") for row in rows}
+    hours = {(row["method"], row["pretrain_seed"]): budget(row).get("device_hours") for row in rows}
     shown, lines = labels(rows), []
     for name in sorted(shown):
         seconds = [row["cost"]["wall_seconds"] for row in rows if row["method"] == name]
@@ -196,10 +192,10 @@ def _found(rows: Sequence[Record], kept: Analyses) -> tuple[list[dict], dict[str
             {run_of(row): kept[row["detections"]]["found"] for row in first.values()})
 
 
-def _drawn(rows: Sequence[Record], kept: Analyses):
+def _drawn(shown: Sequence[dict], found: Mapping[str, Sequence[list]]):
+    """The picture of what `_found` found."""
     from benchmarks.drawing import photos
 
-    shown, found = _found(rows, kept)
     several = len({each[0] for photo in shown for each in photo["objects"]}) > 1
 
     def column(boxes: Sequence[list], colour: str) -> list[dict]:
@@ -220,8 +216,8 @@ def plot(records: Sequence[Record], kept: Analyses, folder: Path) -> None:
     shown = labels(rows)
     if measured := curves(rows):
         plots.save(plots.knn_curves(measured, shown), folder, CURVES, ("svg",))
-    if panels := {task[0]["task"]: (table_metric(task), points) for task in tables(rows).values()
-                  if (points := costed(task))}:
-        plots.save(plots.score_over_cost(panels, shown), folder, COST, ("svg",))
-    if _found(rows, kept)[1]:
-        plots.save(_drawn(rows, kept), folder, FOUND, ("svg",))
+    if points := panels({task[0]["task"]: task for task in tables(rows).values()}):
+        plots.save(plots.score_over_cost(points, shown), folder, COST, ("svg",))
+    photos, found = _found(rows, kept)
+    if found:
+        plots.save(_drawn(photos, found), folder, FOUND, ("svg",))

@@ -21,9 +21,8 @@ from benchmarks.estimates import KEPT, detector_bytes, state_bytes
 from benchmarks.protocol import Protocol, protocol_of
 from benchmarks.recipe import arch_of, load_scale, resolve_recipe
 from benchmarks.task import defined_at, load_task, overrides_at, source_of, task_names
-from detco import collection as own_images
 from detco import config
-from detco.collection import Collection
+from detco.collection import Collection, look
 from detco.errors import UserError, nearest
 from leaderboard.record import read_all, required_of_name
 
@@ -166,7 +165,7 @@ def make(request: Request) -> Plan:
         raise UserError(f"scale {scale}: its config names no data that there is: {', '.join(sources.SOURCES)}")
     _check_row_names(request, methods)
     _check_installed(request)
-    images = own_images.look(request.images) if request.images else None
+    images = look(request.images) if request.images else None
     changes, tuned = _changes(request.changes, "set"), _tuned(request)
     if request.methods == ("all",):  # weights that somebody else trained are of one architecture
         methods = [m for m in methods if arch_of(resolve_recipe(m, scale_config)) == scale_config["arch"]]

@@ -72,9 +72,8 @@ def chosen(job: "Job", trials: Sequence[tuple[Values, Protocol]], measure: Calla
             said = ", ".join(f"{field} {value}" for field, value in values.items())
             log(f"{job.name}: trial {number} of {len(trials)}, {said}: {metric} "
                 f"{'nothing' if score is None else f'{score:.1f}'} on the images held out")
-    measured = [each for each in found if each["score"] is not None]
+    measured = [(each, protocol) for each, (_, protocol) in zip(found, trials) if each["score"] is not None]
     if not measured:
         raise UserError(f"{job.protocol.task}: no trial measured {metric}; tune over other values")
-    best = max(measured, key=lambda each: each["score"])
-    [protocol] = [protocol for values, protocol in trials if values == best["values"]]
+    best, protocol = max(measured, key=lambda pair: pair[0]["score"])
     return replace(job, protocol=protocol, tuning=dict(chosen=best["values"], held_out=HELD_OUT, trials=found))

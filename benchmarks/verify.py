@@ -95,10 +95,12 @@ def verified(root: Path, row: Record, data_of) -> tuple[str, list[str]]:
     lines = [f"{name} is filed as {value}, its detections score {again[name]}" for name, value in row["metrics"].items()
              if name in again and not _equal(value, again[name])]
     if "mIoU" not in kinds:
-        analysis.keep(root, row, data)
-        lines += [f"{path} is not what its detections show; delete it, and run this again"
-                  for content in analysis.made(root, row, data) if load(path := analyses.path_of_content(root, content))
-                  != json.loads(json.dumps(content))]
+        for content in analysis.made(root, row, data):
+            path = analyses.path_of_content(root, content)
+            if not path.is_file():
+                analyses.keep(root, content)
+            elif load(path) != json.loads(json.dumps(content)):
+                lines.append(f"{path} is not what its detections show; delete it, and run this again")
     return "differ" if lines else "agree", lines
 
 

@@ -9,10 +9,17 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
-from detco.errors import UserError
+from detco.errors import UserError, nearest
 
 STATISTICS = ("trained", "global_only", "global")
 ESTIMATED_ON = 8192  # images, at least: a mean over them is off by a ninetieth of a deviation
+
+
+def known_statistics(name: str) -> str:
+    """One of STATISTICS. Raises UserError for another."""
+    if name not in STATISTICS:
+        raise UserError(nearest("statistics", name, STATISTICS))
+    return name
 
 
 @torch.no_grad()
@@ -39,9 +46,10 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         mean = total[0] / count
         var = all_reduce((x.float() - mean[:, None, None]).square().sum(dims)) / count
         _track(self, mean, var * count / (count - 1).clamp_min(1))
-        scale, shift = (var + self.eps).rsqrt(), -mean * (var + self.eps).rsqrt()
+        scale = (var + self.eps).rsqrt()
         if self.affine:
-            scale, shift = scale * self.weight, shift * self.weight + self.bias
+            scale = self.weight * scale
+        shift = self.bias - mean * scale if self.affine else -mean * scale
         return x * scale[:, None, None] + shift[:, None, None]
 
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,7 @@ class Collection:
     def __len__(self) -> int:
         return sum(len(names) for _, names in self.photos)
 
-    @property
+    @cached_property
     def classes(self) -> list[str]:
         """Names of the first folders, where every photo lies in one and these are several; else none."""
         firsts = [PurePosixPath(name).parts[0] if "/" in name else "" for _, names in self.photos for name in names]

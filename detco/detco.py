@@ -3,7 +3,6 @@
 Shapes: N images a rank, R ranks, D = dim, K = bank_size; levels c2 to c5 with C_s channels.
 """
 import contextlib
-from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -11,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detco.backbone import LEVELS, ResNetLevels, pooled
-from detco.batch_norm import STATISTICS, global_statistics, split_batch_norm, untracked
+from detco.batch_norm import known_statistics, split_batch_norm, untracked
 from detco.distributed import gather, rank_part, shuffled, splits_here
-from detco.errors import UserError, nearest
+from detco.errors import UserError
 from detco.loss import info_nce
 from detco.memory_bank import MemoryBank
 from detco.method import Method
@@ -91,13 +90,12 @@ class DetCo(Method):
             raise UserError(f"detco: terms {terms}: choose from g2g, l2l, g2l")
         if batch_norm not in ("shuffle", "sync"):
             raise UserError(f"detco: batch_norm '{batch_norm}': choose shuffle or sync")
-        if statistics not in STATISTICS:
-            raise UserError(nearest("statistics", statistics, STATISTICS))
+        self.statistics = known_statistics(statistics)
         if statistics == "global" and set(terms) == {"l2l"}:
             raise UserError("detco: statistics 'global' need a global view, and the term l2l alone has none")
         self.weights = {level: w for level, w in zip(LEVELS, weights, strict=True) if w}
         self.terms, self.temperature, self.permute = terms, temperature, permute
-        self.batch_norm, self.bn_splits, self.statistics = batch_norm, bn_splits, statistics
+        self.batch_norm, self.bn_splits = batch_norm, bn_splits
         global_spec = View(**(global_view or {}))
         local_spec = View(**(local_view or dict(size=255, area=(0.6, 1.0), grid=3, patch=64)))
         local = set(terms) != {"g2g"}
@@ -176,11 +174,6 @@ class DetCo(Method):
                 self._bank(f"{kind}_{level}").enqueue(keys)
         self._keys = {}
         self.momentum_encoder.update(self.encoder)
-
-    def finish(self, batches: Iterator[dict[str, Tensor]]) -> None:
-        """Estimate batch norm's statistics on global views, where they shall be those."""
-        if self.statistics == "global":
-            global_statistics(self.backbone(), batches)
 
     def backbone(self) -> nn.Module:
         return self.encoder.backbone

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from detco.batch_norm import global_statistics
 from detco.views import View
 
 
@@ -18,11 +19,13 @@ class Method(nn.Module):
     Attributes:
         progress: the share of the run's steps taken before this one, in [0, 1); the engine sets it ahead of `loss`, for
             what follows a schedule of the method's own, such as a momentum.
+        statistics: batch norm's, of the backbone that is handed on (`detco.batch_norm.STATISTICS`).
         metadata: what its checkpoint says in the place of what the engine knows, where weights come from elsewhere.
     """
 
     view_specs: dict[str, View] = {}
     progress = 0.0
+    statistics = "trained"
     metadata: dict = {}
 
     def __init__(self):
@@ -77,7 +80,9 @@ class Method(nn.Module):
 
     def finish(self, batches: Iterator[dict[str, Tensor]]) -> None:
         """Called once the last step is taken, before the backbone is saved, with views of further batches, without end:
-        for what is estimated under the final weights."""
+        for what is estimated under the final weights. Here batch norm's statistics, where they shall be "global"."""
+        if self.statistics == "global":
+            global_statistics(self.backbone(), batches)
 
     def backbone(self) -> nn.Module:
         """The network whose weights are transferred, with torchvision's ResNet names."""

@@ -18,6 +18,7 @@ from leaderboard.tables import (
     MISSING,
     SINGLE_RUN,
     UNRELIABLE,
+    budget,
     by_method,
     difference_table,
     escaped,
@@ -212,8 +213,7 @@ def _errors(rows: Sequence[Record], kept: Analyses) -> str:
 
 def _cost_cells(rows: Sequence[Record]) -> list[str]:
     """Pretraining cost (mean over the checkpoints of the rows) and the minutes one transfer took."""
-    budgets = [row["checkpoint"]["metadata"].get("budget") or {} for row in rows]
-    images, pixels, hours = (summarise(budget.get(name) for budget in budgets).mean
+    images, pixels, hours = (summarise(budget(row).get(name) for row in rows).mean
                              for name in ("images", "encoder_pixels", "device_hours"))
     seconds = summarise(row["cost"]["wall_seconds"] for row in rows).mean
     return [_count(images), _decimal(pixels / 1e9, 2), _decimal(hours, 2), _decimal(seconds / 60, 1)]

@@ -22,7 +22,9 @@ from leaderboard.tables import (
     MISSING,
     NBSP,
     SINGLE_RUN,
+    budget,
     by_method,
+    difference_cells,
     differences,
     escaped,
     render,
@@ -114,11 +116,17 @@ def costed(rows: Sequence[Record]) -> dict[str, tuple[float, float, float]]:
     or NaN), where both are known; of one table."""
     found = {}
     for method, own in by_method(rows).items():
-        pixels = summarise((row["checkpoint"]["metadata"].get("budget") or {}).get("encoder_pixels") for row in own)
+        pixels = summarise(budget(row).get("encoder_pixels") for row in own)
         over = summary(own, table_metric(rows))
         if pixels.n and over.n:
             found[method] = pixels.mean, over.mean, mean_half_width(own, table_metric(rows))
     return found
+
+
+def panels(tasks: Mapping[str, Sequence[Record]]) -> dict[str, tuple[str, dict[str, tuple[float, float, float]]]]:
+    """Task -> its metric and `costed`, where something is known."""
+    found = {name: (table_metric(rows), costed(rows)) for name, rows in tasks.items()}
+    return {name: panel for name, panel in found.items() if panel[1]}
 
 
 def labels(rows: Sequence[Record]) -> dict[str, str]:
@@ -198,9 +206,9 @@ def _equal(tasks: Mapping[str, Sequence[Record]]) -> list[str]:
     found = at_equal_pixels(tasks)
     corrected = holm([over.p for _, over in found.values()])
     for ((task, method, other), (pixels, over)), p in zip(found.items(), corrected):
-        interval = f"{over.low:+.2f}{NBSP}…{NBSP}{over.high:+.2f}" if over.n > 1 else MISSING
-        lines.append([escaped(task), escaped(f"{shown[method]} - {shown[other]}"), f"{pixels / 1e9:.2f}",
-                      f"{over.mean:+.2f}", interval, verdict(over.mean, p) or MISSING, over.over or MISSING])
+        mean, interval, _, said, chance, _ = difference_cells(over, p)
+        lines.append([escaped(task), escaped(f"{shown[method]} - {shown[other]}"), f"{pixels / 1e9:.2f}", mean,
+                      interval, said, chance])
     for (method, seed), (ours, theirs) in sorted(on_the_way(rows, AGAINST).items(), key=str):
         taken = " / ".join(f"{point['encoder_pixels'] / 1e9:.2f}" for point in (ours, theirs))
         name = f"{shown[method]} - {AGAINST}" + f", p{seed}" * (seed is not None)

@@ -18,7 +18,7 @@ from leaderboard.overview import curves, fixed, foretold, newest
 from leaderboard.published import TABLES
 from leaderboard.record import protocol_path, result_path
 from leaderboard.statistics import mean_half_width, scores, summarise, taken_over, verdict
-from leaderboard.tables import BASELINES, by_method, differences, metric_columns, summary, table_metric
+from leaderboard.tables import BASELINES, budget, by_method, differences, metric_columns, summary, table_metric
 
 ASSETS = Path(__file__).parent / "assets"
 ALL_PAIRS = 20  # methods of a table up to which any two are compared; beyond, only with a baseline
@@ -72,9 +72,8 @@ def _link(path: Path) -> str:
 
 def _row(method: str, rows: Sequence[Record], today: Mapping[str, Mapping[str, str]],
          kept: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    budgets = [row["checkpoint"]["metadata"].get("budget") or {} for row in rows]
     first = rows[0]
-    cost = {name: _number(summarise(budget.get(name) for budget in budgets).mean)
+    cost = {name: _number(summarise(budget(row).get(name) for row in rows).mean)
             for name in ("images", "encoder_pixels", "device_hours")}
     return dict(
         method=method, runs=len(scores(rows, "")), over=taken_over(rows),

@@ -72,6 +72,11 @@ def table_metric(rows: Sequence[Record]) -> str:
     return rows[0]["main_metric"]
 
 
+def budget(row: Record) -> dict[str, Any]:
+    """What a row's pretraining cost; empty where nobody knows."""
+    return row["checkpoint"]["metadata"].get("budget") or {}
+
+
 def by_method(rows: Sequence[Record]) -> dict[str, list[Record]]:
     """Records by method, best mean of the main metric first; methods without one come last, ties by name."""
     methods: dict[str, list[Record]] = {}
@@ -116,7 +121,7 @@ def difference_rows(rows: Sequence[Record], baseline: str) -> tuple[list[str], l
     if baseline not in methods:
         raise RecordError(f"no result of '{baseline}' to compare with; there are: {', '.join(methods)}")
     found = differences(rows, baseline)
-    return [*DIFFERENCE_HEADER], [[metric, f"{method} - {baseline}", *_difference_cells(over, p)]
+    return [*DIFFERENCE_HEADER], [[metric, f"{method} - {baseline}", *difference_cells(over, p)]
                                   for (metric, method), (over, p) in found.items()]
 
 
@@ -136,7 +141,8 @@ def differences(rows: Sequence[Record], baseline: str) -> dict[tuple[str, str], 
     return {key: (over, p) for (key, over), p in zip(found.items(), holm([over.p for over in found.values()]))}
 
 
-def _difference_cells(over: Difference, p: float) -> list[str]:
+def difference_cells(over: Difference, p: float) -> list[str]:
+    """A difference's cells of DIFFERENCE_HEADER from "mean" on."""
     mean = f"{over.mean:+.2f}" if over.n else MISSING
     interval = shown = MISSING
     if over.n > 1:

@@ -214,9 +214,10 @@ def pool_categories(annotations: Path, out: Path, cache: Path | None = None) -> 
     data.write(out)
 
 
-def shuffled(numbers: Iterable[int], seed: int | str = "") -> list[int]:
-    """Numbers by the sha256 of "<seed>:<number>", or of the number: the same order everywhere."""
-    return sorted(numbers, key=lambda number: hashlib.sha256(f"{seed}:{number}".encode()).digest())
+def shuffled(numbers: Iterable[int], seed: int | None = None) -> list[int]:
+    """Numbers by the sha256 of "<seed>:<number>", or without a seed of the number: the same order everywhere."""
+    lead = "" if seed is None else f"{seed}:"
+    return sorted(numbers, key=lambda number: hashlib.sha256(f"{lead}{number}".encode()).digest())
 
 
 def held_out(data: CocoData, share: float, least: int, folder: Path) -> CocoData:

@@ -1,5 +1,4 @@
 """What `benchmarks/figures.py` draws, a function a figure; each gives the files it wrote."""
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -9,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks import filed
+from benchmarks.data.coco import shuffled
 from benchmarks.data.own import OwnData
 from benchmarks.detection import analysis
 from benchmarks.drawing import photos, plots
 from benchmarks.execute import Pool, load_pool
 from benchmarks.recipe import load_scale
 from benchmarks.task import load_task, overrides_at, resolve
+from detco.collection import PHOTOS
 from detco.console import log, progress_bar, stop_if_asked
 from detco.engine import CONFIG, HEALTH, MONITOR
 from detco.errors import UserError
@@ -25,7 +26,6 @@ from leaderboard import overview, tables
 from leaderboard.checks import run_of, split_recipes
 from leaderboard.record import read_all, read_recipes
 
-PHOTOS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")  # what folders are searched for
 BATCH = 128
 
 
@@ -38,7 +38,7 @@ def curves(output: Path, scale: str, results: Path) -> list[Path]:
         for over, name in (("epoch", "epochs"), ("encoder_pixels", "pixels")):
             written += plots.save(plots.knn_curves(measured, names, over), output, f"{scale}_knn_over_{name}")
     tasks = overview.newest(found)
-    if panels := panels_of(tasks):
+    if panels := overview.panels(tasks):
         written += plots.save(plots.score_over_cost(panels, names), output, f"{scale}_score_over_pixels")
     if foretold := overview.foretold(overview.fixed(tasks)):
         written += plots.save(plots.correlations(foretold), output, f"{scale}_correlations")
@@ -80,13 +80,6 @@ def _series(run: Path, over: str, level: str) -> dict[str, list[tuple[float, flo
     return {name: sorted(points.items()) for name, points in found.items()}
 
 
-def panels_of(tasks: Mapping[str, Sequence[dict]]) -> dict[str, tuple[str, dict[str, tuple[float, float, float]]]]:
-    """Task -> its metric, and row's name -> (encoder pixels, mean, half of its 95 % interval), where those are known.
-    """
-    found = {name: (tables.table_metric(rows), overview.costed(rows)) for name, rows in tasks.items()}
-    return {name: panel for name, panel in found.items() if panel[1]}
-
-
 def detections(output: Path, methods: Sequence[str], scale: str, task: str, schedule: str | None, score: float,
                photos_shown: bool, count: int, data_root: Path, results: Path) -> list[Path]:
     """Objects and what the first run of the same seeds of each method found; masks where the task has them."""
@@ -101,14 +94,10 @@ def detections(output: Path, methods: Sequence[str], scale: str, task: str, sche
         raise UserError(f"{task}: detects no boxes; see its table on the board")
     colours = {method: f"C{i}" for i, method in enumerate(methods)}
     images = [np.asarray(rgb(data.val_images / image["file_name"])) if photos_shown else None for image in shown]
-    objects = [[a for a in truth["annotations"] if a["image_id"] == image["id"] and not a.get("iscrowd")]
-               for image in shown]
-    columns = [_photos(truth, shown, images, objects, "black")]
+    columns = [_photos(truth, shown, images, analysis.objects_on(shown, truth), "black")]
     for method, own in zip(methods, found):
         kind = "segm" if "segm" in own and photos_shown else "bbox" if "bbox" in own else "segm"
-        best = [sorted((box for box in own[kind] if box["image_id"] == image["id"] and box["score"] >= score),
-                       key=lambda box: -box["score"])[:analysis.BOXES] for image in shown]
-        columns.append(_photos(truth, shown, images, best, colours[method]))
+        columns.append(_photos(truth, shown, images, analysis.best_on(shown, own[kind], score), colours[method]))
     titles = ["objects", *(run_of(side[pair]) for side in sides)]
     figure = photos.grid(columns, titles, photos.boxes, ratio=photos.ratio_of(shown))
     return plots.save(figure, output, f"detections_{scale}_{task}")
@@ -122,18 +111,17 @@ def data(output: Path, own: OwnData, split: str, count: int) -> list[Path]:
         (checked.val_images, checked.val_annotations)
     truth = json.loads(annotations.read_text())
     shown = analysis.fixed_photos(truth, count)
-    objects = [[a for a in truth["annotations"] if a["image_id"] == image["id"] and not a.get("iscrowd")]
-               for image in shown]
     images = [np.asarray(rgb(folder / image["file_name"])) for image in shown]
-    drawn = _photos(truth, shown, images, objects, "tab:orange")
+    drawn = _photos(truth, shown, images, analysis.objects_on(shown, truth), "tab:orange")
     across = max(1, round(len(drawn)**0.5))
     columns = [drawn[i::across] for i in range(across)]
     columns = [column + [None] * (len(columns[0]) - len(column)) for column in columns]
     found = plots.save(photos.grid(columns, [""] * across, photos.boxes, ratio=photos.ratio_of(drawn)), output,
                        f"data_{own.name}_{split}_photos")
     names = {category["id"]: category["name"] for category in truth["categories"]}
-    sides = [(a["bbox"][2] * a["bbox"][3])**0.5 for a in truth["annotations"] if not a.get("iscrowd")]
-    counts = Counter(names[a["category_id"]] for a in truth["annotations"] if not a.get("iscrowd"))
+    objects = [a for a in truth["annotations"] if not a.get("iscrowd")]
+    sides = [(a["bbox"][2] * a["bbox"][3])**0.5 for a in objects]
+    counts = Counter(names[a["category_id"]] for a in objects)
     log(f"{own.name}, {split}: {len(truth['images'])} photos, {len(sides)} objects of {len(names)} categories")
     return found + plots.save(plots.counted({name: counts[name] for name in names.values()}, sides), output,
                               f"data_{own.name}_{split}_objects")
@@ -195,7 +183,7 @@ def retrieval(output: Path, checkpoints: Mapping[str, str], scale: str, neighbou
         raise UserError(f"--neighbours {neighbours}: the pool has {len(pool)} images; give fewer")
     config = load_scale(scale)
     sizes = resolve(load_task("knn"), config["arch"], len(pool.classes), overrides_at("knn", config)).to_dict()["data"]
-    numbers = _chosen(len(asked), count)
+    numbers = shuffled(range(len(asked)))[:count]
     columns: list[list] = [[(_pixels(asked, i), asked.classes[int(asked.labels[i])], None) for i in numbers]]
     titles = ["query"]
     for name, path in checkpoints.items():
@@ -213,18 +201,13 @@ def retrieval(output: Path, checkpoints: Mapping[str, str], scale: str, neighbou
     return plots.save(photos.grid(columns, titles, photos.framed), output, f"retrieval_{scale}")
 
 
-def _chosen(total: int, count: int) -> list[int]:
-    """The first of some numbers by a hash of them: nobody chose."""
-    return sorted(range(total), key=lambda i: hashlib.sha256(str(i).encode()).digest())[:count]
-
-
 def _images(scale: str, paths: Sequence[Path] | None, count: int, data_root: Path) -> list[Any]:
     """Photos to look at, uint8 [3, H, W], or the scale's validation images."""
     from torchvision.transforms.v2 import functional as F
 
     if paths is None:
         pool = load_pool(scale, data_root, "val")
-        return [F.to_image(_pixels(pool, i)) for i in _chosen(len(pool), count)]
+        return [F.to_image(_pixels(pool, i)) for i in shuffled(range(len(pool)))[:count]]
     found: list[Path] = []
     for path in paths:
         if not path.exists():

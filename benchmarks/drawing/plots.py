@@ -37,16 +37,15 @@ def knn_curves(curves: Curves, shown: Mapping[str, str], over: str = "epoch") ->
     divisor, title = (1e9, "encoder Gpixel") if over == "encoder_pixels" else (1, "epochs")
     with rc_context(STYLE):
         figure = Figure(figsize=(3 * len(levels), 3.2), layout="constrained")
-        labelled: set[str] = set()
+        handles: dict[str, Any] = {}
         for axis, level in zip(figure.subplots(1, len(levels), sharey=True, squeeze=False)[0], levels):
             for (name, seed), curve in curves.items():
-                label = None if level != levels[0] or name in labelled else shown[name]
-                axis.plot([line[over] / divisor for line in curve], [line["knn"][level] for line in curve], ".-",
-                          color=colours[name], alpha=0.5 if seed else 1, label=label)
-                labelled |= {name} if level == levels[0] else set()
+                [drawn] = axis.plot([line[over] / divisor for line in curve], [line["knn"][level] for line in curve],
+                                    ".-", color=colours[name], alpha=0.5 if seed else 1)
+                handles.setdefault(shown[name], drawn)
             axis.set(title=level.upper(), xlabel=title)
         figure.axes[0].set_ylabel("k-NN top-1, %")
-        figure.axes[0].legend(fontsize="small")
+        figure.axes[0].legend(handles.values(), handles, fontsize="small")
     return figure
 
 

@@ -10,14 +10,8 @@ from benchmarks.drawing import commands, photos
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    from benchmarks.data import synthetic
-
-    root = tmp_path_factory.mktemp("data")
-    synthetic.write_pool(root / "mini", count=60, split="train")
-    synthetic.write_scenes(root / "mini" / "scenes", train=12, val=6)
-    synthetic.write_pool(root / "mini", count=60, split="val")
-    return root
+def root(drawn_data):
+    return drawn_data(pool=60, train=12, val=6)
 
 
 @pytest.fixture(scope="module")

@@ -14,14 +14,8 @@ from leaderboard.build import build
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    from benchmarks.data import synthetic
-
-    root = tmp_path_factory.mktemp("data")
-    for split in ("train", "val"):
-        synthetic.write_pool(root / "mini", count=80, split=split)
-    synthetic.write_scenes(root / "mini" / "scenes", train=20, val=6)
-    return root
+def root(drawn_data):
+    return drawn_data(pool=80, train=20, val=6)
 
 
 def words(root, folder, *more, task="coco_maskrcnn_c4"):
