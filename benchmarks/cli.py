@@ -97,8 +97,8 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--scale", choices=config.names("scales"),
                       help="default: paper where COCO, ImageNet and a GPU are found, else mini")
     what.add_argument("--schedule", metavar="S",
-                      help="paper scale: 12k, 1x, 2x, 3x or 24k (default: 1x, else the task's only one); of several "
-                           "tasks, one that lacks it runs its default")
+                      help="paper scale: 12k, 1x, 2x, 3x or 24k (default: 1x, else the task's only one); small: long, "
+                           "four times as many iterations; of several tasks, one that lacks it runs its default")
     what.add_argument("--share", type=int, choices=(1, 2, 5, 10), metavar="P",
                       help="semi-supervised tasks: percent of the training images, 1, 2, 5 or 10 (default: 10)")
     what.add_argument("--seed", dest="seeds", nargs="+", type=int, metavar="K", help="transfer seeds (default: 0)")

@@ -147,7 +147,7 @@ def test_a_detection_task_is_one_config(configs):
     path.write_text(TASK)
     assert "coco_fasterrcnn_fpn" in task_names() and all(
         defined_at("coco_fasterrcnn_fpn", load_scale(name)) for name in scale_names())
-    [mini], [small] = (protocols(name, "coco_fasterrcnn_fpn").values() for name in ("mini", "small"))
+    mini, small = (protocols(name, "coco_fasterrcnn_fpn")[name] for name in ("mini", "small"))
     assert mini["train_pipeline"][2]["scales"] == [(224, side) for side in (144, 152, 160, 168, 176)]
     assert mini["schedule"] == dict(iterations=200, milestones=[130, 175])
     model, roi_head = mini["model"], mini["model"]["roi_head"]
