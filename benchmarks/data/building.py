@@ -21,32 +21,35 @@ def each(function: Callable, items: Sequence, bar: Progress, label: str) -> list
         workers.shutdown(cancel_futures=True)
 
 
-def build_once(root: Path, fill: Callable[[Path], None], last: str, version: int) -> None:
-    """Make the folder `root` by `fill(folder)` under another name, unless this version of it is there.
+def build_once(root: Path, fill: Callable[[Path], str | None], mark: str, version: int, last: str = "") -> None:
+    """Make the folder `root` by `fill(folder)` under another name, unless this version of it is there; one of another
+    version is made anew.
 
     Args:
-        last: a file without which the folder counts as broken, relative to `root`.
+        fill: what it returns is written into the mark.
+        mark: name of the file, with the version, by which a finished folder is known.
         version: of what fills it.
+        last: a file without which the folder counts as broken, relative to `root`.
     Raises:
         DataError: `root` holds anything else.
     """
-    mark = f"drawn-v{version}.txt"
+    name = f"{mark}-v{version}.txt"
 
     def is_whole() -> bool:
-        return (root / mark).exists() and (root / last).exists()
+        return (root / name).exists() and (root / last).exists()
 
     if is_whole():  # also where nothing can be written
         return
     with alone(root):
         if is_whole():  # another process was first
             return
-        if any(root.glob("drawn-v*.txt")):
+        if any(root.glob(f"{mark}-v*.txt")):
             shutil.rmtree(root)
-        if root.exists() and any(root.iterdir()):
-            raise DataError(f"{root}: not empty, but no synthetic scenes (no {mark}); move it away")
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise DataError(f"{root}: not empty, but no synthetic scenes (no {name}); name another folder, or move it "
+                            "away")
         with replacing_folder(root) as built:
-            fill(built)
-            (built / mark).touch()
+            (built / name).write_text(fill(built) or "")
 
 
 @contextlib.contextmanager

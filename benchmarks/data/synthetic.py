@@ -15,7 +15,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 from pathlib import Path
 
 import cv2
@@ -23,7 +22,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from benchmarks.data.building import replacing_folder
+from benchmarks.data.building import build_once
 from benchmarks.data.synthetic_shapes import (
     KEYPOINTS,
     SHAPES,
@@ -275,21 +274,10 @@ def write_scenes(directory: str | os.PathLike, train: int = 450, val: int = 150)
     """Write train/*.png, val/*.png, annotations/instances_{train,val}.json and fingerprint-v<VERSION>.txt; the folder.
 
     A finished folder is returned as it is; one that another version of this module drew is drawn anew.
-    Raises UserError when it holds anything else.
+    Raises DataError when it holds anything else.
     """
-    path, mark = Path(directory), f"fingerprint-v{VERSION}.txt"
-    if (path / mark).exists():
-        return path
-    with alone(path):
-        if (path / mark).exists():  # another process was first
-            return path
-        if path.is_dir() and any(path.glob("fingerprint-v*.txt")):
-            shutil.rmtree(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(f"{path}: not empty, but no synthetic scenes (no {mark}): name another folder")
-        with replacing_folder(path) as built:
-            (built / mark).write_text(_fill_scenes(built, train, val) + "\n")
-    return path
+    build_once(Path(directory), lambda folder: f"{_fill_scenes(folder, train, val)}\n", "fingerprint", VERSION)
+    return Path(directory)
 
 
 def _fill_scenes(folder: Path, train: int, val: int) -> str:

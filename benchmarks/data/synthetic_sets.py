@@ -83,7 +83,7 @@ def draw_voc(scenes: Path, root: Path) -> None:
             path.write_text("\n".join(stems) + "\n")
         voc.convert(built / "VOCdevkit", built / "annotations", SCENE_CLASSES)
 
-    build_once(root, fill, "annotations/test2007.json", VERSION)
+    build_once(root, fill, "drawn", VERSION, "annotations/test2007.json")
 
 
 def _write_voc(year: Path, stem: str, scene: Path, image: dict, objects: list[dict]) -> None:
@@ -123,7 +123,7 @@ def draw_cityscapes(scenes: Path, root: Path) -> None:
                 _draw_one(scenes / split, built, split, image, objects[image["id"]])
         cityscapes.convert(built, built, SYNTHETIC_LABELS)
 
-    build_once(root, fill, "annotations/instances_val.json", VERSION)
+    build_once(root, fill, "drawn", VERSION, "annotations/instances_val.json")
 
 
 def _draw_one(scenes: Path, root: Path, split: str, image: dict, annotations: list[dict]) -> None:
