@@ -176,7 +176,7 @@ def _scores(rows: Sequence[Record], today: Recipes) -> str:
     header = ["method", *metrics, "runs", "spread over", *costs]
     lines = []
     for method, own in by_method(rows).items():
-        outdated = method in today.get(own[0]["scale"], {}) and not is_todays(own[0], today)
+        outdated = method.partition("@")[0] in today.get(own[0]["scale"], {}) and not is_todays(own[0], today)
         marks = [UNRELIABLE] * any(row["unreliable"] for row in own) + [OUTDATED] * outdated
         scores = [score_cell(own, metric) for metric in metrics]
         lines.append([" ".join([escaped(method), *marks]), *scores, *run_cells(own), *_cost_cells(own)])
@@ -303,5 +303,5 @@ def _changes(current: Sequence[Record], earlier: Mapping[Table, Sequence[Record]
     """What the superseded recipes have otherwise, a line a name."""
     above = {(row["scale"], row["method"]): row for row in current}
     found = {(row["scale"], row["method"]): row for rows in earlier.values() for row in rows}
-    return "\n".join(f"- {escaped(name)}: {escaped(recipe_difference(row, above[scale, name]))}"
+    return "\n".join(f"- {escaped(name)}: {escaped(recipe_difference(row, above[scale, name.partition('@')[0]]))}"
                      for (scale, name), row in sorted(found.items()))

@@ -60,9 +60,16 @@ def recipe_difference(a: Record, b: Record) -> str:
     return f"{names[0]} != {names[1]}"
 
 
+def two_recipes(a: Record, b: Record) -> RecordError:
+    """What refuses two rows of one name whose recipes differ."""
+    return RecordError(f"{a['scale']}: '{a['method']}' stands for two recipes: {a['task']} {run_of(a)} and {b['task']} "
+                       f"{run_of(b)} differ in {recipe_difference(a, b)}; give one a name of its own")
+
+
 def split_recipes(records: Sequence[Record],
                   today: Mapping[str, Mapping[str, str]]) -> tuple[list[Record], list[Record]]:
-    """The rows of the scales' pages, and those superseded: of a name that has rows of today's recipe, the others.
+    """The rows of the scales' pages, and those superseded: of a name that has rows of today's recipe, the others; where
+    these are of several recipes, their names end in "@" and their recipe's hash.
 
     Args:
         today: scale -> method -> hash of today's recipe; what it lacks has none.
@@ -75,18 +82,18 @@ def split_recipes(records: Sequence[Record],
     kept = {}
     for (scale, method), recipes in found.items():
         todays = [recipe for recipe in recipes if is_todays(recipes[recipe], today)]
-        others = [recipe for recipe in recipes if recipe not in todays]
-        for clash in (todays, others):
-            if len(clash) > 1:
-                a, b = recipes[clash[0]], recipes[clash[1]]
-                raise RecordError(f"{scale}: '{method}' stands for two recipes: {a['task']} {run_of(a)} and "
-                                  f"{b['task']} {run_of(b)} differ in {recipe_difference(a, b)}; give one a name of "
-                                  "its own")
-        [kept[scale, method]] = todays or others
-    parts: tuple[list[Record], list[Record]] = ([], [])
+        if len(clash := todays or list(recipes)) > 1:
+            raise two_recipes(recipes[clash[0]], recipes[clash[1]])
+        [kept[scale, method]] = clash
+    current, superseded = [], []
     for record in records:
-        parts[recipe_of(record) != kept[record["scale"], record["method"]]].append(record)
-    return parts
+        scale, method = record["scale"], record["method"]
+        if (own := recipe_of(record)) == kept[scale, method]:
+            current.append(record)
+        else:
+            several = len(found[scale, method]) > 2
+            superseded.append(record | {"method": f"{method}@{own[0][:8]}"} if several else record)
+    return current, superseded
 
 
 def is_todays(record: Record, today: Mapping[str, Mapping[str, str]]) -> bool:

@@ -28,6 +28,7 @@ from leaderboard.checks import (
     require_one_protocol,
     split_recipes,
     table_of,
+    two_recipes,
 )
 from leaderboard.errors import RecordError
 from leaderboard.statistics import prediction_half_width, summarise
@@ -304,7 +305,10 @@ def _filed(root: str | Path, record: Record, protocol: Mapping[str, Any], replac
     beside = [row for row in others if table_of(row) == table_of(record)][:1]  # those filed agree with each other
     protocols = {row["protocol_fingerprint"]: filed_protocol(root, row) for row in beside}
     require_one_protocol([*beside, record], protocols | {record["protocol_fingerprint"]: protocol})
-    split_recipes([row for row in others if row["method"] == record["method"]] + [record], read_recipes(recipes))
+    same = [row for row in others if row["method"] == record["method"]]
+    current, _ = split_recipes([*same, record], read_recipes(recipes))
+    if record not in current and recipe_of(record) not in map(recipe_of, same):  # neither today's nor one from before
+        raise two_recipes(current[0], record)
     write_protocol(root, protocol)
     write(root, record)
     return Outcome("filed", path, f"{'replaces' if known else 'filed as'} {path}")

@@ -284,6 +284,13 @@ def test_rows_that_todays_recipe_supersedes_stand_apart(results, make, recipe):
     earlier = page.split("## mini · superseded recipes")[1]
     assert "- detco: config.method.bank_size: 256 != 512" in earlier
     assert scores(earlier, "superseded · coco_maskrcnn_c4")["detco §"]["bbox_AP"] == "24.5 ± 0.2"
+    third = recipe("detco", bank_size=64)
+    write(results, make("detco", 7, recipe=third, metrics={"bbox_AP": 10.0}))
+    earlier = build(results, recipes_file(results.parent, detco=new["hash"])).split("## mini · superseded recipes")[1]
+    names = [f"detco\\@{make()['recipe']['hash'][:8]}", f"detco\\@{third['hash'][:8]}"]
+    assert f"- {names[1]}: config.method.bank_size: 64 != 512" in earlier
+    shown = scores(earlier, "superseded · coco_maskrcnn_c4")
+    assert [shown[f"{name} §"]["bbox_AP"] for name in names] == ["24.5 ± 0.2", "10.0 †"]
 
 
 def test_the_checkpoints_of_a_scale_are_listed_and_several_of_one_seed_named(results, make):
