@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from detco.errors import UserError
+from detco.auto_augment import OPERATIONS, POLICIES, drawn
+from detco.errors import UserError, nearest
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, RGB, images in [0, 1]
 GREY = (0.2989, 0.587, 0.114)  # torchvision's luma weights
@@ -187,13 +187,14 @@ class View:
         jitter, jitter_p: brightness, contrast, saturation, hue of ColorJitter, and its probability.
         grey_p, blur_p, flip_p: probabilities of grey, blur and horizontal flip.
         blur_sigma: range of the blur's standard deviation, in pixels.
-        auto_augment: torchvision's "imagenet" policy or "rand" (RandAugment) before normalisation (`detco_aa`).
+        auto_augment: torchvision's "imagenet" policy or "rand" (RandAugment), at its defaults, after jitter and grey
+            and before blur, on pixels rounded to grey levels: `detco_aa`, the DetCo_AA of the paper's tables.
         offsets: of patches in their cells, of each "patch" its own, as PIRL's gaps between them want it, or one an
             "image".
-        photometric: draws of jitter, grey and blur, of each "patch" its own, so that patches cannot be told to belong
-            together by their colour, or one an "image".
+        photometric: draws of jitter, grey, automatic augmentation and blur, of each "patch" its own, so that patches
+            cannot be told to belong together by their colour, or one an "image".
     Raises:
-        UserError: patches larger than cells, or an offset or photometric draw of neither kind.
+        UserError: patches larger than cells, an offset or photometric draw of neither kind, or an unknown policy.
     """
 
     size: int = 224
@@ -214,6 +215,8 @@ class View:
         for name in ("offsets", "photometric"):
             if getattr(self, name) not in ("patch", "image"):
                 raise UserError(f"view: {name} '{getattr(self, name)}': choose patch or image")
+        if self.auto_augment and self.auto_augment not in POLICIES:
+            raise UserError(f"view: {nearest('auto_augment', self.auto_augment, POLICIES)}")
         if self.grid and self.patch > self.size // self.grid:
             raise UserError(f"view: patch {self.patch} does not fit a cell of {self.size // self.grid} pixels")
 
@@ -244,7 +247,6 @@ class View:
             x = jigsaw(x, self.grid, self.patch, generator, self.offsets == "image").flatten(0, 1)
         x = x.float() / 255 if x.dtype == torch.uint8 else x
         self._photometric(x, generator, self.grid**2 if self.photometric == "image" and self.grid else 1)
-        x = self._auto_augment(x, generator) if self.auto_augment else x
         x.sub_(by_channel(MEAN, x.device)).div_(by_channel(STD, x.device))
         return x.unflatten(0, (len(crops), -1)) if self.grid else x
 
@@ -263,11 +265,15 @@ class View:
         radius = max(3, math.ceil(3 * self.blur_sigma[1]))
         color_jitter(x, order, factors)
         change(x, greyed, lambda x: grey(x).expand_as(x))
+        if self.auto_augment:
+            self._auto_augment(x, *(draw.repeat_interleave(alike, 0) for draw in
+                                    drawn(self.auto_augment, n, x.shape[2], x.shape[3], generator)))
         change(x, blurred, partial(gaussian_blur, radius=radius), sigma)
 
-    def _auto_augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        policy = {"imagenet": v2.AutoAugment, "rand": v2.RandAugment}[str(self.auto_augment)]()
-        with torch.random.fork_rng(devices=[]):  # the policies draw from torch's global generator
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-            images = (x * 255).round().to(torch.uint8)
-            return torch.stack([policy(image) for image in images]).float() / 255
+    def _auto_augment(self, x: Tensor, operations: Tensor, magnitudes: Tensor) -> None:
+        """Apply `auto_augment.drawn` operations and magnitudes [M, 2] to images [M, 3, S, S] in place."""
+        x.mul_(255).round_()
+        for turn, own in zip(operations.T, magnitudes.T):
+            for i, operation in enumerate(OPERATIONS.values()):
+                change(x, turn == i, operation, own[:, None, None, None])
+        x.div_(255)

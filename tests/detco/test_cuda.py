@@ -5,6 +5,7 @@ from torch.nn import functional as F
 
 from baselines.moco_v2 import MoCoV2
 from benchmarks.timing.measure import own_step
+from detco.auto_augment import POLICIES
 from detco.detco import DetCo
 from detco.loss import info_nce
 from detco.views import View
@@ -43,6 +44,8 @@ def test_losses_and_gradients_are_those_of_the_cpu(queries):
 @pytest.mark.parametrize("amp", [False, True])
 @pytest.mark.parametrize("build", [
     lambda: DetCo("resnet18", GLOBAL, LOCAL, bank_size=20, dim=16, permute=True, bn_splits=3),
+    *(lambda policy=policy: DetCo("resnet18", GLOBAL | dict(auto_augment=policy), LOCAL | dict(auto_augment=policy),
+                                  bank_size=20, dim=16, bn_splits=3) for policy in POLICIES),
     lambda: MoCoV2("resnet18", GLOBAL, bank_size=20, dim=16, bn_splits=3)])
 def test_a_step_never_waits_for_the_device(build, amp):
     method, views = build().cuda().to(memory_format=torch.channels_last), {}
