@@ -110,12 +110,12 @@ def untracked(module: nn.Module):
 
 
 def global_statistics(backbone: nn.Module, batches: Iterator[dict[str, Tensor]]) -> None:
-    """Replace a backbone's running statistics by the mean of those of further batches' global views, every rank's."""
+    """Replace a backbone's running statistics by the mean of those of further batches' first views, which are global,
+    every rank's."""
     def images() -> Iterator[Tensor]:
         seen = 0
         while seen < ESTIMATED_ON:
-            views = next(batches)
-            view = views["global_q"] if "global_q" in views else views["global_k"]
+            view = next(iter(next(batches).values()))
             seen += len(view) * dist.get_world_size()
             yield view
 

@@ -12,9 +12,10 @@ from detco.views import View
 class Method(nn.Module):
     """A pretraining method. The engine calls `views`, `begin_step`, `loss`, then the optimiser, then `after_step`.
 
-    A subclass sets `view_specs` (name -> View) and its networks, and overrides `loss`, `backbone`, `after_step` where
-    it keeps state, and `parameter_groups` where not every parameter is trained alike. One file and one config, whose
-    `type` names the class, add a method; the config names the optimiser and the schedule of its learning rate.
+    A subclass sets `view_specs` (name -> View, a global one first) and its networks, and overrides `loss`, `backbone`,
+    `after_step` where it keeps state, and `parameter_groups` where not every parameter is trained alike. One file and
+    one config, whose `type` names the class, add a method; the config names the optimiser and the schedule of its
+    learning rate.
 
     Attributes:
         progress: the share of the run's steps taken before this one, in [0, 1); the engine sets it ahead of `loss`, for

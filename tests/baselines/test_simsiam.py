@@ -90,6 +90,15 @@ def test_sizes_are_the_papers():
     assert linear == [(2048, 2048)] * 3 + [(2048, 512), (512, 2048)]
 
 
+def test_global_statistics_are_those_of_its_first_view(method, views, monkeypatch):
+    monkeypatch.setattr("detco.batch_norm.ESTIMATED_ON", 6)
+    method.statistics = "global"
+    method.finish(iter([views]))
+    seen = method.encoder.conv1(views["one"])
+    torch.testing.assert_close(method.encoder.bn1.running_mean, seen.mean((0, 2, 3)))
+    assert not method.encoder.bn1.running_mean.allclose(method.encoder.conv1(views["other"]).mean((0, 2, 3)))
+
+
 def test_other_statistics_are_refused():
     with pytest.raises(Exception, match="statistics"):
         SimSiam("resnet18", statistics="none")
