@@ -9,6 +9,8 @@ pretrain = [
         'method.arch': arch,
         'method.global_view.size': 48,
         'method.global_view.blur_sigma': (0.1, 0.5),
+        'method.small_view.size': 20,
+        'method.small_view.blur_sigma': (0.1, 0.5),
         'method.local_view.size': 54,
         'method.local_view.patch': 14,
         'method.local_view.blur_sigma': (0.1, 0.5),

@@ -8,6 +8,8 @@ pretrain = [
         'method.arch': arch,
         'method.global_view.size': 64,
         'method.global_view.blur_sigma': (0.1, 0.57),  # in proportion to the size: 2 pixels at 224
+        'method.small_view.size': 28,
+        'method.small_view.blur_sigma': (0.1, 0.57),
         'method.local_view.size': 72,
         'method.local_view.patch': 18,
         'method.local_view.blur_sigma': (0.1, 0.57),

@@ -4,6 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from baselines.moco_v2 import MoCoV2
+from baselines.swav import SwAV
 from benchmarks.timing.measure import own_step
 from detco.auto_augment import POLICIES
 from detco.detco import DetCo
@@ -46,6 +47,7 @@ def test_losses_and_gradients_are_those_of_the_cpu(queries):
     lambda: DetCo("resnet18", GLOBAL, LOCAL, bank_size=20, dim=16, permute=True, bn_splits=3),
     *(lambda policy=policy: DetCo("resnet18", GLOBAL | dict(auto_augment=policy), LOCAL | dict(auto_augment=policy),
                                   bank_size=20, dim=16, bn_splits=3) for policy in POLICIES),
+    lambda: SwAV("resnet18", GLOBAL, dict(size=16, area=(0.05, 0.14)), bank_size=20, prototypes=5, dim=16),
     lambda: MoCoV2("resnet18", GLOBAL, bank_size=20, dim=16, bn_splits=3)])
 def test_a_step_never_waits_for_the_device(build, amp):
     method, views = build().cuda().to(memory_format=torch.channels_last), {}
