@@ -7,6 +7,7 @@ from typing import Any
 
 from detco import config
 from detco.errors import UserError
+from leaderboard.checks import ARCHS
 
 SOURCE = config.CONFIGS.parent  # the checkout, or site-packages
 # In a checkout results are filed on its leaderboard; installed, under the folder that the command runs in.
@@ -30,6 +31,7 @@ class Request:
     methods: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ("coco_maskrcnn_c4",)
     scale: str | None = None
+    arch: str | None = None
     schedule: str | None = None
     share: int | None = None
     seeds: tuple[int, ...] = (0,)
@@ -96,6 +98,9 @@ def parser() -> argparse.ArgumentParser:
                       help="tasks of configs/tasks, or all (default: coco_maskrcnn_c4)")
     what.add_argument("--scale", choices=config.names("scales"),
                       help="default: paper where COCO, ImageNet and a GPU are found, else mini")
+    what.add_argument("--arch", choices=ARCHS,
+                      help="backbone (default: the scale's, or the checkpoint's own); rows of another than the scale's "
+                           "have tables of their own")
     what.add_argument("--schedule", metavar="S",
                       help="paper scale: 12k, 1x, 2x, 3x or 24k (default: 1x, else the task's only one); small: long, "
                            "four times as many iterations; of several tasks, one that lacks it runs its default")

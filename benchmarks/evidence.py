@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.recipe import load_scale, resolve_recipe
-from leaderboard.checks import Record, run_of, split_recipes
+from leaderboard.checks import Record, arch_apart, run_of, split_recipes
 from leaderboard.overview import costed, curves, labels, on_the_way, panels
 from leaderboard.record import read_recipes
 from leaderboard.statistics import difference, holm, verdict
@@ -83,7 +83,7 @@ def page(records: Sequence[Record], kept: Analyses) -> str:
 
 
 def _rows(records: Sequence[Record]) -> list[Record]:
-    own = [record for record in records if record["scale"] == SCALE]
+    own = [record for record in records if record["scale"] == SCALE and not arch_apart(record)]
     newest: dict[str, int] = {}
     for record in own:
         newest[record["task"]] = max(newest.get(record["task"], 0), record["task_version"])

@@ -30,7 +30,7 @@ RECIPES = config.CONFIGS.parent / "leaderboard" / "recipes.json"
 RESULTS = config.CONFIGS.parent / "leaderboard" / "results"
 README = config.CONFIGS.parent / "README.md"
 BOARD = re.compile(r"(<!-- board: [^\n]*-->\n).*?(<!-- end of board -->)", re.S)
-SHOWN = dict(scale="small", task="coco_maskrcnn_c4")  # whose rows README shows
+SHOWN = dict(scale="small", schedule="small", task="coco_maskrcnn_c4")  # whose rows README shows
 # (what, key of the resolved config); a row for each that the task has.
 ROWS = (
     ("model", "model.type"), ("backbone's strides", "model.backbone.strides"),

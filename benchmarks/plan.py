@@ -19,7 +19,7 @@ from benchmarks.data import sources
 from benchmarks.data.own import PARTS, OwnData, own_data
 from benchmarks.estimates import KEPT, detector_bytes, state_bytes
 from benchmarks.protocol import Protocol, protocol_of
-from benchmarks.recipe import arch_of, load_scale, resolve_recipe
+from benchmarks.recipe import arch_of, load_scale, resolve_recipe, with_arch
 from benchmarks.task import defined_at, load_task, overrides_at, source_of, task_names
 from detco import config
 from detco.collection import Collection, look
@@ -160,11 +160,17 @@ def make(request: Request) -> Plan:
     tasks = _chosen("task", request.tasks, task_names())
     scale, note = (request.scale, "") if request.scale else _default_scale(request.data_root)
     scale_config = load_scale(scale)
-    data = scale_config["data"]
+    data, own_arch = scale_config["data"], scale_config["arch"]
     if data not in sources.SOURCES:
         raise UserError(f"scale {scale}: its config names no data that there is: {', '.join(sources.SOURCES)}")
     _check_row_names(request, methods)
     _check_installed(request)
+    foreign, arch = _foreign(request) if request.checkpoint else (None, request.arch or own_arch)
+    note = note or f"scale {scale}: {scale_config['description']}"
+    if arch != own_arch:
+        scale_config = with_arch(scale_config, arch)
+        note += (f"\nbackbone {arch}, {'as asked' if request.arch else 'as the checkpoint is'}, for the scale's "
+                 f"{own_arch}: its rows have tables of their own")
     images = look(request.images) if request.images else None
     changes, tuned = _changes(request.changes, "set"), _tuned(request)
     if request.methods == ("all",):  # weights that somebody else trained are of one architecture
@@ -176,17 +182,16 @@ def make(request: Request) -> Plan:
     changes_of = _fitting(changes["pretrain"], {method: resolve_recipe(method, scale_config) for method in methods},
                           "method")
     transfers = () if request.pretrain_only else _transfers(request, scale, data, scale_config, tasks, changes["task"],
-                                                            tuned, own)
+                                                            tuned, own, arch if arch != own_arch else "")
     plan = Plan(
-        scale, data, note or f"scale {scale}: {scale_config['description']}",
+        scale, data, note,
         Folders(request.data_root, request.work_dir, request.results),
         Options(resume=request.resume, force=request.force, replace=request.replace, load=not request.no_load,
                 limit=request.limit, workers=request.workers, max_per_process=request.max_per_process,
                 tensorboard=request.tensorboard, report=request.report, compare=request.compare),
         tuple(_pretraining(request, method, seed, data, scale_config, changes_of[method], images)
               for method in methods for seed in request.pretrain_seeds),
-        _foreign(request, scale, scale_config["arch"]) if request.checkpoint else None, transfers, request.seeds,
-        images, _export(request, methods))
+        foreign, transfers, request.seeds, images, _export(request, methods))
     _check_processes(plan)
     _check_compared(request, plan)
     _check_folder(plan)
@@ -377,7 +382,8 @@ def _pretraining(request: Request, method: str, seed: int, data: str, scale_conf
     recipe, changes = resolve_recipe(method, scale_config, changes), dict(changes)
     schedule = recipe["schedule"]
     if (arch := arch_of(recipe)) != scale_config["arch"]:
-        raise UserError(f"{method}: a {arch}; the {scale_config['name']} scale's tasks run {scale_config['arch']}")
+        raise UserError(f"{method}: a {arch}; the {scale_config['name']} scale's tasks would run "
+                        f"{scale_config['arch']}: give --arch {arch}")
     if not schedule["epochs"]:  # weights of somebody else's that are not there are missed before the work
         from detco import engine  # late: imports torch
 
@@ -394,8 +400,8 @@ def _pretraining(request: Request, method: str, seed: int, data: str, scale_conf
                        images if request.limit else None)
 
 
-def _foreign(request: Request, scale: str, arch: str) -> Foreign:
-    """The request's checkpoint, read once so that what is wrong with it is said before the work."""
+def _foreign(request: Request) -> tuple[Foreign, str]:
+    """The request's checkpoint, read once so that what is wrong with it is said before the work; its architecture."""
     from detco import checkpoint as checkpoints  # late: imports torch
 
     stated = dict(encoder=request.encoder, channel_order=request.channel_order, mean=request.pixel_mean,
@@ -403,15 +409,15 @@ def _foreign(request: Request, scale: str, arch: str) -> Foreign:
     foreign = Foreign(str(request.name), str(request.checkpoint), stated)
     loaded = checkpoints.load(foreign.path, **foreign.stated)
     checkpoints.to_protocol(loaded, Path(foreign.path))
-    if loaded.metadata["arch"] != arch:
-        raise checkpoints.CheckpointError(f"checkpoint {foreign.path}: a {loaded.metadata['arch']}; scale {scale} runs "
-                                          f"{arch}")
-    return foreign
+    arch = loaded.metadata["arch"]
+    if request.arch not in (None, arch):
+        raise checkpoints.CheckpointError(f"checkpoint {foreign.path}: a {arch}; leave --arch {request.arch} out")
+    return foreign, arch
 
 
 def _transfers(request: Request, scale: str, data: str, scale_config: dict, tasks: list[str],
                changes: dict[str, Any], tuned: dict[str, list],
-               own: OwnData | None) -> tuple[Transfer, ...]:
+               own: OwnData | None, apart: str) -> tuple[Transfer, ...]:
     known = {task: _schedules(task, scale_config) for task in tasks}
     names = list(dict.fromkeys(name for schedules in known.values() for name in schedules))
     for option, asked, sign in (("schedule", request.schedule, ""), ("share", request.share, "%")):
@@ -424,7 +430,7 @@ def _transfers(request: Request, scale: str, data: str, scale_config: dict, task
         if clash := changes_of[task].keys() & tuned_of[task].keys():
             raise UserError(f"--tune task.{clash.pop()}: --set gives it too; leave one out")
     return tuple(_transfer(request, scale, data, scale_config, task, known[task], changes_of[task], tuned_of[task],
-                           own) for task in tasks)
+                           own, apart) for task in tasks)
 
 
 def _schedules(task: str, scale_config: dict) -> dict[str, dict]:
@@ -439,7 +445,7 @@ def _schedule(request: Request, known: dict[str, dict]) -> str | None:
 
 
 def _transfer(request: Request, scale: str, data: str, scale_config: dict, task: str, known: dict[str, dict],
-              changes: dict[str, Any], tuned: dict[str, list], own: OwnData | None) -> Transfer:
+              changes: dict[str, Any], tuned: dict[str, list], own: OwnData | None, apart: str) -> Transfer:
     source = source_of(load_task(task))
     if own and source not in OWN:
         raise UserError(f"{task}: runs on {source} data; --data takes the tasks of COCO's form, such as "
@@ -452,7 +458,8 @@ def _transfer(request: Request, scale: str, data: str, scale_config: dict, task:
             overrides |= _shortened(task, overrides, known, schedule, request.limit)
             schedule = None
         found = protocol_of(task, scale, scale_config["arch"], classes, overrides, schedule)
-        return replace(found, schedule=found.schedule + (f"+{own.name}" if own else "") + _suffix(changes))
+        parts = [found.schedule, apart, own.name if own else ""]  # `leaderboard.checks.arch_apart` reads the second
+        return replace(found, schedule="+".join([parts[0], *filter(None, parts[1:])]) + _suffix(changes))
 
     protocol, trials = protocol_with({}), [(values, protocol_with(values)) for values in tuning.grid(tuned) if values]
     if tuned:

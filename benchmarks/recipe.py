@@ -16,6 +16,11 @@ def load_scale(name: str) -> dict[str, Any]:
     return loaded | dict(name=name, description=config.headline(config.CONFIGS / "scales" / f"{name}.py"))
 
 
+def with_arch(scale: dict[str, Any], arch: str) -> dict[str, Any]:
+    """A scale (`load_scale`) with another backbone; sizes that depend on it are placeholders in the tasks."""
+    return scale | dict(arch=arch, pretrain=[*scale["pretrain"], ("", {"method.arch": arch})])
+
+
 def arch_of(recipe: dict[str, Any]) -> str:
     """The backbone of a resolved recipe: its method's; of weights that somebody else trained, theirs at every scale."""
     return recipe.get("arch") or recipe["method"]["arch"]

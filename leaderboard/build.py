@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from leaderboard import analyses, overview, site
-from leaderboard.checks import Record, Table, is_todays, recipe_difference, run_of, split_recipes
+from leaderboard.checks import Record, Table, is_todays, name_of, recipe_difference, run_of, split_recipes
 from leaderboard.published import published_tables
 from leaderboard.record import locked, read_all, read_protocols, read_recipes, write_text
 from leaderboard.statistics import summarise
@@ -136,14 +136,14 @@ def markdown(board: Board) -> str:
     protocols = board.protocols
     earlier = dict(_by_scale(board.superseded, protocols))
     parts = [INTRO]
-    for scale, found in _by_scale(board.current, protocols):
-        parts.append(f"## {_title(scale, 'overview')}\n\n{overview.matrix(found)}\n")
+    for part, found in _by_scale(board.current, protocols):
+        parts.append(f"## {_title(*part, 'overview')}\n\n{overview.matrix(found)}\n")
         parts += [_section(table, rows, board) for table, rows in found.items()]
-        parts.append(_checkpoints(scale, [row for rows in found.values() for row in rows]))
-        if scale in earlier:
-            changes = _changes(board.current, earlier[scale])
-            parts.append(f"## {scale} · superseded recipes\n\n{SUPERSEDED}\n{changes}\n")
-            parts += [_section(table, rows, board, "superseded") for table, rows in earlier[scale].items()]
+        parts.append(_checkpoints(part, [row for rows in found.values() for row in rows]))
+        if part in earlier:
+            changes = _changes(board.current, earlier[part])
+            parts.append(f"## {_title(*part, 'superseded recipes')}\n\n{SUPERSEDED}\n{changes}\n")
+            parts += [_section(table, rows, board, "superseded") for table, rows in earlier[part].items()]
     if not board.records:
         parts.append("No results yet.\n")
     published = published_tables(record["task"] for record in board.records)
@@ -153,13 +153,15 @@ def markdown(board: Board) -> str:
     return "\n".join(parts)
 
 
-def _by_scale(records: Sequence[Record], protocols: Mapping[str, Any]) -> list[tuple[str, dict[Table, list[Record]]]]:
-    return [(scale, dict(found))
-            for scale, found in groupby(tables(records, protocols).items(), key=lambda item: item[0][0])]
+def _by_scale(records: Sequence[Record],
+              protocols: Mapping[str, Any]) -> list[tuple[tuple[str, str], dict[Table, list[Record]]]]:
+    """(scale, architecture where it is not the scale's) -> its tables."""
+    return [(part, dict(found))
+            for part, found in groupby(tables(records, protocols).items(), key=lambda item: item[0][:2])]
 
 
 def _section(table: Table, rows: Sequence[Record], board: Board, label: str = "") -> str:
-    scale, task, version, schedule = table
+    scale, _, task, version, schedule = table
     parts = [f"## {_title(scale, label, task, f'version {version}', schedule and f'schedule {schedule}')}",
              _scores(rows, board.today), _notes(rows), _details(rows), _errors(rows, board.analyses),
              _differences(rows), _provenance(rows)]
@@ -276,7 +278,7 @@ def _listed(values: Iterable[str | None]) -> str:
     return "; ".join(sorted({escaped(value or MISSING) for value in values}))
 
 
-def _checkpoints(scale: str, rows: Sequence[Record]) -> str:
+def _checkpoints(part: tuple[str, str], rows: Sequence[Record]) -> str:
     """Which checkpoint the rows of each name hold, and in which tasks."""
     held: dict[tuple, list[Record]] = {}
     for row in rows:
@@ -291,7 +293,7 @@ def _checkpoints(scale: str, rows: Sequence[Record]) -> str:
         lines.append([escaped(method), hashes[0], hashes[1], MISSING if seed < 0 else str(seed), hashes[2],
                       ", ".join(tasks)])
         pretrainings.setdefault((method, seed), []).append(checkpoint)
-    parts = [f"## {_title(scale, 'checkpoints')}",
+    parts = [f"## {_title(*part, 'checkpoints')}",
              render(["method", "recipe", "pool", "pretraining seed", "checkpoint", "tasks"], lines, set(range(6)))]
     if twice := sorted({method for (method, _), found in pretrainings.items() if len(found) > 1}):
         parts.append(f"Several checkpoints under one recipe and seed: {', '.join(map(escaped, twice))}. They were "
@@ -301,7 +303,8 @@ def _checkpoints(scale: str, rows: Sequence[Record]) -> str:
 
 def _changes(current: Sequence[Record], earlier: Mapping[Table, Sequence[Record]]) -> str:
     """What the superseded recipes have otherwise, a line a name."""
-    above = {(row["scale"], row["method"]): row for row in current}
-    found = {(row["scale"], row["method"]): row for rows in earlier.values() for row in rows}
-    return "\n".join(f"- {escaped(name)}: {escaped(recipe_difference(row, above[scale, name.partition('@')[0]]))}"
-                     for (scale, name), row in sorted(found.items()))
+    above = {name_of(row): row for row in current}
+    found = {name_of(row): row for rows in earlier.values() for row in rows}
+    return "\n".join(f"- {escaped(name)}: "
+                     f"{escaped(recipe_difference(row, above[scale, arch, name.partition('@')[0]]))}"
+                     for (scale, arch, name), row in sorted(found.items()))

@@ -1,6 +1,8 @@
 """What rows must share: one protocol, data set and architecture a table, one recipe a name."""
 from __future__ import annotations
 
+import hashlib
+import json
 import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,14 +10,26 @@ from typing import Any
 from leaderboard.errors import RecordError
 
 Record = dict[str, Any]
-Table = tuple[str, str, int, str]  # scale, task, task_version, schedule
+Table = tuple[str, str, str, int, str]  # scale, `arch_apart`, task, task_version, schedule
+ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 _SHORT = reprlib.Repr()  # a whole branch that one config lacks must not fill the screen
 _SHORT.maxstring = 80
 
 
 def table_of(record: Record) -> Table:
     """The table a record belongs to."""
-    return record["scale"], record["task"], record["task_version"], record["schedule"]
+    return record["scale"], arch_apart(record), record["task"], record["task_version"], record["schedule"]
+
+
+def arch_apart(record: Record) -> str:
+    """The architecture of a row that has another than its scale's: its schedule names it, `mini+resnet50`. Else empty.
+    """
+    return record["arch"] if record["arch"] in record["schedule"].split("+")[1:] else ""
+
+
+def fingerprint(config: Any) -> str:
+    """sha256 of a resolved config as JSON with sorted keys: what protocols and recipes are known by."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def run_of(record: Record) -> str:
@@ -74,32 +88,45 @@ def split_recipes(records: Sequence[Record],
     Args:
         today: scale -> method -> hash of today's recipe; what it lacks has none.
     Raises:
-        RecordError: a name stands for several recipes in one scale, and today's does not tell which is meant.
+        RecordError: a name stands for several recipes in one scale and architecture, and today's does not tell which is
+            meant.
     """
-    found: dict[tuple[str, str], dict[tuple[str, str | None], Record]] = {}
+    found: dict[tuple[str, str, str], dict[tuple[str, str | None], Record]] = {}
     for record in records:
-        found.setdefault((record["scale"], record["method"]), {}).setdefault(recipe_of(record), record)
+        found.setdefault(name_of(record), {}).setdefault(recipe_of(record), record)
     kept = {}
-    for (scale, method), recipes in found.items():
+    for name, recipes in found.items():
         todays = [recipe for recipe in recipes if is_todays(recipes[recipe], today)]
         if len(clash := todays or list(recipes)) > 1:
             raise two_recipes(recipes[clash[0]], recipes[clash[1]])
-        [kept[scale, method]] = clash
+        [kept[name]] = clash
     current, superseded = [], []
     for record in records:
-        scale, method = record["scale"], record["method"]
-        if (own := recipe_of(record)) == kept[scale, method]:
+        name = name_of(record)
+        if (own := recipe_of(record)) == kept[name]:
             current.append(record)
         else:
-            several = len(found[scale, method]) > 2
-            superseded.append(record | {"method": f"{method}@{own[0][:8]}"} if several else record)
+            several = len(found[name]) > 2
+            superseded.append(record | {"method": f"{record['method']}@{own[0][:8]}"} if several else record)
     return current, superseded
 
 
+def name_of(record: Record) -> tuple[str, str, str]:
+    """Scale, `arch_apart` and name of a row: what stands for one recipe."""
+    return record["scale"], arch_apart(record), record["method"]
+
+
 def is_todays(record: Record, today: Mapping[str, Mapping[str, str]]) -> bool:
-    """Whether a row was pretrained under today's recipe of its name; never where its name has none."""
-    return record["recipe"]["hash"] is not None \
-        and record["recipe"]["hash"] == today.get(record["scale"], {}).get(record["method"])
+    """Whether a row was pretrained under today's recipe of its name, but for an architecture that is not the scale's;
+    never where its name has none."""
+    recipe, wanted = record["recipe"], today.get(record["scale"], {}).get(record["method"])
+    if recipe["hash"] is None or wanted is None:
+        return False
+    hashes = [recipe["hash"]]
+    if arch_apart(record) and "arch" in (recipe["config"] or {}).get("method", {}):
+        hashes += [fingerprint(recipe["config"] | {"method": recipe["config"]["method"] | {"arch": arch}})
+                   for arch in ARCHS]
+    return wanted in hashes
 
 
 def first_difference(a: Any, b: Any, path: str = "") -> str | None:

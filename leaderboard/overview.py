@@ -46,11 +46,12 @@ over transfers of one. Against {AGAINST}, at 5 %, corrected for all comparisons 
 
 
 def newest(found: Found) -> dict[str, Sequence[Record]]:
-    """Name -> rows of each task of one scale, of its newest version; the schedule is named where a task has several."""
+    """Name -> rows of each task of one scale and architecture, of its newest version; the schedule is named where a
+    task has several."""
     last: dict[tuple[str, str], Table] = {}
     for table in found:
-        _, task, version, schedule = table
-        if (task, schedule) not in last or last[task, schedule][2] < version:
+        *_, task, version, schedule = table
+        if (task, schedule) not in last or last[task, schedule][3] < version:
             last[task, schedule] = table
     tasks = [task for task, _ in last]
     return {task if tasks.count(task) == 1 else f"{task} · {schedule}": found[table]

@@ -22,6 +22,7 @@ from filelock import FileLock
 
 from leaderboard.checks import (
     Record,
+    fingerprint,
     first_difference,
     recipe_difference,
     recipe_of,
@@ -43,11 +44,6 @@ NAMES_KEPT = 8  # of those that a load report lists
 _INCIDENTAL = ("cost", "environment", "checkpoint", "data")
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = 60
-
-
-def fingerprint(config: Any) -> str:
-    """sha256 of a resolved config as JSON with sorted keys: what protocols and recipes are known by."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def result_path(root: str | Path, record: Record) -> Path:

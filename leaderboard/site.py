@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from leaderboard.analyses import mean_errors
-from leaderboard.checks import Record, Table, is_todays, run_of
+from leaderboard.checks import Record, Table, arch_apart, is_todays, run_of
 from leaderboard.overview import curves, fixed, foretold, newest
 from leaderboard.published import TABLES
 from leaderboard.record import protocol_path, result_path
@@ -33,7 +33,7 @@ def page(tables: Mapping[Table, Sequence[Record]], today: Mapping[str, Mapping[s
         kept: what is kept of detections and data, by their hashes (`leaderboard.analyses`).
     """
     measured = [_table(key, rows, today, kept) | _photos(rows, kept) for key, rows in tables.items()]
-    content = dict(tables=measured, reported=_reported({key[1] for key in tables}), curves=_curves(tables),
+    content = dict(tables=measured, reported=_reported({key[2] for key in tables}), curves=_curves(tables),
                    foretold=_foretold(tables))
     # "<" as an escape, so that no string of it can end the script element.
     text = json.dumps(content, separators=(",", ":"), sort_keys=True, allow_nan=False).replace("<", "\\u003c")
@@ -45,7 +45,7 @@ def page(tables: Mapping[Table, Sequence[Record]], today: Mapping[str, Mapping[s
 
 def _table(key: Table, rows: Sequence[Record], today: Mapping[str, Mapping[str, str]],
            kept: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    scale, task, version, schedule = key
+    scale, _, task, version, schedule = key
     methods, first = by_method(rows), rows[0]
     return dict(
         scale=scale, task=task, version=version, schedule=schedule, main=table_metric(rows),
@@ -100,8 +100,11 @@ def _command(method: str, rows: Sequence[Record]) -> str:
     """The command that runs the rows again."""
     first, seeds = rows[0], sorted({row["seed"] for row in rows})
     words = ["python benchmarks/run.py", f"--scale {first['scale']}", f"--task {first['task']}"]
-    if first["schedule"] != first["scale"] and "+" not in first["schedule"] and not first["schedule"].endswith("%"):
-        words.append(f"--schedule {first['schedule']}")
+    schedule = first["schedule"].removesuffix(f"+{arch_apart(first)}")
+    if schedule != first["scale"] and "+" not in schedule and not schedule.endswith("%"):
+        words.append(f"--schedule {schedule}")
+    if arch_apart(first):
+        words.append(f"--arch {first['arch']}")
     if first["recipe"]["hash"] is None or first["pretrain_seed"] is None:
         words.append(f"--checkpoint FILE --name {method}")
     else:
@@ -136,16 +139,21 @@ def _reported(tasks: set[str]) -> list[dict[str, str]]:
 def _curves(tables: Mapping[Table, Sequence[Record]]) -> list[dict[str, Any]]:
     """What was measured while pretrainings ran, each once."""
     found = {}
-    for (scale, *_), rows in tables.items():
+    for key, rows in tables.items():
         for (method, seed), lines in curves(rows).items():
-            found[scale, method, seed] = [{key: line[key] for key in ("epoch", "encoder_pixels", "knn")}
+            found[_part(key), method, seed] = [{key: line[key] for key in ("epoch", "encoder_pixels", "knn")}
                                           for line in lines]
     return [dict(scale=scale, method=method, seed=seed, points=points)
             for (scale, method, seed), points in sorted(found.items(), key=str)]
 
 
+def _part(table: Table) -> str:
+    """A table's scale, with the architecture where it is not the scale's."""
+    return " · ".join(filter(None, table[:2]))
+
+
 def _foretold(tables: Mapping[Table, Sequence[Record]]) -> list[dict[str, Any]]:
     """Rank correlations between the tasks of each scale that has enough methods."""
-    scales = {scale: {key: rows for key, rows in tables.items() if key[0] == scale} for scale, *_ in tables}
+    scales = {_part(one): {key: rows for key, rows in tables.items() if _part(key) == _part(one)} for one in tables}
     return [dict(scale=scale, a=a, b=b, r=_number(r), low=_number(low), high=_number(high), n=n)
             for scale, own in scales.items() for (a, b), (r, low, high, n) in foretold(fixed(newest(own))).items()]

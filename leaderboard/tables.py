@@ -1,4 +1,4 @@
-"""From records to rows: one table per scale, task, version and schedule, checked to hold one protocol."""
+"""From records to rows: one table per scale, architecture, task, version and schedule, checked to hold one protocol."""
 from __future__ import annotations
 
 import math
@@ -23,7 +23,7 @@ from leaderboard.statistics import (
     verdict,
 )
 
-SCALES = ("paper", "small", "mini")  # in the order the leaderboard shows them; others follow by name
+SCALES = ("paper", "one_gpu", "small", "mini")  # in the order the leaderboard shows them; others follow by name
 # The metrics that differences are taken of, and the order of the families of columns after the main metric's.
 HEADLINES = ("densepose_AP", "keypoints_AP", "voc_AP", "cityscapes_AP", "bbox_AP", "segm_AP", "mIoU", "top1", "mAP")
 # AP by object size, and average recall: of a table of their own, so that the first can be read.

@@ -23,15 +23,17 @@ from detco.images import ImageError, rgb
 from detco.monitor import measured
 from leaderboard import detections as kept
 from leaderboard import overview, tables
-from leaderboard.checks import run_of, split_recipes
+from leaderboard.checks import arch_apart, run_of, split_recipes
 from leaderboard.record import read_all, read_recipes
 
 BATCH = 128
 
 
 def curves(output: Path, scale: str, results: Path) -> list[Path]:
-    """Of the filed rows of a scale: k-NN over epochs and pixels, scores over cost, correlations between tasks."""
-    rows = split_recipes([row for row in read_all(results) if row["scale"] == scale], read_recipes())[0]
+    """Of the filed rows of a scale with its own backbone: k-NN over epochs and pixels, scores over cost, correlations
+    between tasks."""
+    rows = split_recipes([row for row in read_all(results) if row["scale"] == scale and not arch_apart(row)],
+                         read_recipes())[0]
     names = {row["method"]: row["method"] for row in rows}
     written, found = [], tables.tables(rows)
     if measured := overview.curves(rows):

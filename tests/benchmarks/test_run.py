@@ -19,6 +19,7 @@ from benchmarks.data.coco import DataError
 from benchmarks.describe import describe
 from benchmarks.detection.evaluate import NAMES
 from benchmarks.recipe import scale_names
+from detco.errors import UserError
 from detco.runner import DivergedError
 from leaderboard import record as record_room
 from leaderboard.errors import RecordError
@@ -87,6 +88,8 @@ def test_list_names_everything_and_imports_nothing_heavy():
     (["--method", "detco", "--max-per-process", "0"], "--max-per-process 0: give 1 or more"),
     (["--method", "detco", "--compare", "moco"], "did you mean moco_v2"),
     (["--method", "detco", "--scale", "small"], "scale small: no coco data"),
+    (["--method", "supervised_msra", "--arch", "resnet18"], "supervised_msra: a resnet50; the mini scale's tasks would "
+     "run resnet18: give --arch resnet50"),
 ])
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
 def test_bad_input_is_one_clear_line_and_exit_2_before_any_work(arguments, words, more, tmp_path, capsys):
@@ -138,6 +141,25 @@ def test_a_checkpoint_is_looked_at_before_the_work(harm, words, tmp_path, capsys
     words_given = ["--checkpoint", str(tmp_path / "a.pth"), "--name", "mine", "--dry-run"]
     assert run.main([*command(tmp_path)[2:], *words_given]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_checkpoint_brings_its_backbone_and_any_method_takes_one(tmp_path):
+    torch.save(torchvision.models.resnet50(weights=None).state_dict(), tmp_path / "a.pth")
+    own = ["--checkpoint", str(tmp_path / "a.pth"), "--name", "mine", "--scale", "mini"]
+    plan = plans.make(request_of([*own, "--task", "coco_maskrcnn_c4", "knn"]))
+    assert [(t.protocol.config["arch"], t.protocol.schedule) for t in plan.transfers] == [
+        ("resnet50", "mini+resnet50"), ("resnet50", "+resnet50")]
+    assert plan.transfers[0].protocol.config["model"]["rpn_head"]["in_channels"] == 1024
+    assert "backbone resnet50, as the checkpoint is, for the scale's resnet18" in plan.note
+    with pytest.raises(UserError, match="a.pth: a resnet50; leave --arch resnet18 out"):
+        plans.make(request_of([*own, "--arch", "resnet18"]))
+    methods = ["--scale", "mini", "--task", "coco_maskrcnn_fpn", "--set", "task.data.total_batch=4", "--method"]
+    [plain] = plans.make(request_of([*methods, "detco"])).transfers
+    made = plans.make(request_of([*methods, "all", "--arch", "resnet34"]))
+    assert {(p.row, p.recipe["method"]["arch"]) for p in made.pretrainings} >= {(m, "resnet34") for m in METHODS}
+    assert "supervised_msra" not in {p.row for p in made.pretrainings}
+    assert made.transfers[0].protocol.schedule == plain.protocol.schedule.replace("mini+", "mini+resnet34+")
+    assert plans.make(request_of([*methods, "detco", "--arch", "resnet18"])).transfers == (plain,)
 
 
 def test_dry_run_shows_what_would_run_and_runs_nothing(tmp_path, capsys):

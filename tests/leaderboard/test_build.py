@@ -7,9 +7,10 @@ import shutil
 
 import pytest
 
+from detco import backbone
 from leaderboard.__main__ import main
-from leaderboard.build import build
-from leaderboard.checks import first_difference
+from leaderboard.build import build, pages
+from leaderboard.checks import ARCHS, first_difference
 from leaderboard.errors import RecordError
 from leaderboard.published import TABLES, published_tables
 from leaderboard.record import fingerprint, write, write_protocol
@@ -324,12 +325,34 @@ def test_escaped(text, shown):
 def test_versions_scales_and_schedules_never_share_a_table(make):
     records = [make(scale="mini"), make(scale="one_gpu"), make(scale="small"),
                make(task_version=2, protocol_fingerprint="a" * 64),
-               make(scale="paper", schedule="12k"), make(scale="paper", schedule="1x"), make("moco_v2")]
+               make(scale="paper", schedule="12k"), make(scale="paper", schedule="1x"), make("moco_v2"),
+               make(scale="another"), make(schedule="mini+resnet50", arch="resnet50")]
     found = tables(records)
-    assert [(scale, version, schedule) for scale, _, version, schedule in found] == [
-        ("paper", 1, "12k"), ("paper", 1, "1x"), ("small", 1, "mini"), ("mini", 1, "mini"), ("mini", 2, "mini"),
-        ("one_gpu", 1, "mini")]
-    assert len(found["mini", "coco_maskrcnn_c4", 1, "mini"]) == 2
+    assert [(scale, arch, version, schedule) for scale, arch, _, version, schedule in found] == [
+        ("paper", "", 1, "12k"), ("paper", "", 1, "1x"), ("one_gpu", "", 1, "mini"), ("small", "", 1, "mini"),
+        ("mini", "", 1, "mini"), ("mini", "", 2, "mini"), ("mini", "resnet50", 1, "mini+resnet50"),
+        ("another", "", 1, "mini")]
+    assert len(found["mini", "", "coco_maskrcnn_c4", 1, "mini"]) == 2
+
+
+def test_rows_of_another_backbone_have_a_part_of_their_own_and_leave_the_others_as_they_were(results, make, recipe):
+    today = results.parent / "today.json"
+    hashes = {name: recipe(name, arch="resnet18")["hash"] for name in ("detco", "moco_v2")}
+    today.write_text(json.dumps({"mini": hashes}))
+    before = build(results, today)
+    stated = fingerprint({"arch": "resnet50"})
+    write_protocol(results, {"arch": "resnet50"})
+    for method, changes in (("detco", {}), ("moco_v2", {"bank_size": 1})):
+        write(results, make(method, recipe=recipe(method, arch="resnet50", **changes), arch="resnet50",
+                            schedule="mini+resnet50", protocol_fingerprint=stated))
+    now = build(results, today)
+    assert now.startswith(before.partition("\n## Reported")[0])  # of one scale and name, two recipes
+    assert list(scores(now, "schedule mini+resnet50")) == ["detco", "moco_v2 §"]  # today's, but for the backbone
+    assert [row[0] for row in grid(now, "## mini · resnet50 · overview")][1:] == ["detco", "moco_v2"]
+    assert "## mini · resnet50 · checkpoints" in now
+    html = pages(results)[results.parent / "site" / "index.html"]
+    assert "--scale mini --task coco_maskrcnn_c4 --arch resnet50 --method detco" in html
+    assert ARCHS == backbone.ARCHS
 
 
 @pytest.mark.parametrize(("a", "b", "expected"), [
