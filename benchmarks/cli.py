@@ -72,6 +72,7 @@ class Request:
     workers: int | None = None
     accumulation: int = 1
     max_per_process: int | None = None
+    amp: bool = False
     compile: bool = False
     report: bool = True
     tensorboard: bool = False
@@ -176,6 +177,9 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--max-per-process", type=int, metavar="N",
                      help="detectors: take a process's share of the batch in equal parts of N images at most, for less "
                           "memory; batch norm sees the parts")
+    how.add_argument("--amp", action="store_true",
+                     help="detectors: train and test in bfloat16, coordinates and losses in float32; another protocol, "
+                          "with tables of its own")
     how.add_argument("--compile", action="store_true",
                      help="pretraining: torch.compile the backbones; minutes at the start, needs a C++ compiler")
     how.add_argument("--report", action=argparse.BooleanOptionalAction,

@@ -18,12 +18,13 @@ from benchmarks.cli import Request, change_of
 from benchmarks.data import sources
 from benchmarks.data.own import PARTS, OwnData, own_data
 from benchmarks.estimates import KEPT, detector_bytes, state_bytes
-from benchmarks.protocol import Protocol, protocol_of
+from benchmarks.protocol import Protocol, kind_of, protocol_of
 from benchmarks.recipe import arch_of, load_scale, resolve_recipe, with_arch
 from benchmarks.task import defined_at, load_task, overrides_at, source_of, task_names
 from detco import config
 from detco.collection import Collection, look
 from detco.errors import UserError, nearest
+from leaderboard.checks import AMP
 from leaderboard.record import read_all, required_of_name
 
 SEEDS = 2**32  # numpy's bound
@@ -426,6 +427,8 @@ def _transfers(request: Request, scale: str, data: str, scale_config: dict, task
                             + (f"can run {', '.join(names)}" if names else "trains by no schedule"))
     written = {task: load_task(task) for task in tasks}
     changes_of, tuned_of = (_fitting(each, written, "model") for each in (changes, tuned))
+    if request.amp and not any(kind_of(content) == "detector" for content in written.values()):
+        raise UserError(f"--amp: {', '.join(tasks)} trains no detector; leave it out")
     for task in tasks:
         if clash := changes_of[task].keys() & tuned_of[task].keys():
             raise UserError(f"--tune task.{clash.pop()}: --set gives it too; leave one out")
@@ -458,7 +461,9 @@ def _transfer(request: Request, scale: str, data: str, scale_config: dict, task:
             overrides |= _shortened(task, overrides, known, schedule, request.limit)
             schedule = None
         found = protocol_of(task, scale, scale_config["arch"], classes, overrides, schedule)
-        parts = [found.schedule, apart, own.name if own else ""]  # `leaderboard.checks.arch_apart` reads the second
+        amp = AMP if request.amp and found.kind == "detector" else ""
+        found = replace(found, config=found.config | (dict(amp="bfloat16") if amp else {}))
+        parts = [found.schedule, apart, own.name if own else "", amp]  # `leaderboard.checks.arch_apart` reads them
         return replace(found, schedule="+".join([parts[0], *filter(None, parts[1:])]) + _suffix(changes))
 
     protocol, trials = protocol_with({}), [(values, protocol_with(values)) for values in tuning.grid(tuned) if values]

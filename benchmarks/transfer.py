@@ -106,7 +106,8 @@ def _used(job: Job, ranks: int) -> dict[str, Any]:
     import torch
 
     on_cuda = torch.cuda.is_available()
-    # Detectors train in float32; frozen features are computed in bfloat16 on a GPU.
+    # Frozen features are computed in bfloat16 on a GPU, detectors where asked.
+    config, is_detector = job.protocol.config, job.protocol.kind == "detector"
+    precision = config.get("amp", "float32") if is_detector else "bfloat16" if on_cuda else "float32"
     return dict(device_count=ranks if on_cuda else 1, world_size=ranks, workers=job.workers,
-                threads=torch.get_num_threads(),
-                precision="bfloat16" if on_cuda and job.protocol.kind != "detector" else "float32")
+                threads=torch.get_num_threads(), precision=precision)

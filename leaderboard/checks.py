@@ -11,6 +11,7 @@ from leaderboard.errors import RecordError
 
 Record = dict[str, Any]
 Table = tuple[str, str, str, int, str]  # scale, `arch_apart`, task, task_version, schedule
+AMP = "bf16"  # in a schedule's name: a detector that ran in bfloat16
 ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 _SHORT = reprlib.Repr()  # a whole branch that one config lacks must not fill the screen
 _SHORT.maxstring = 80

@@ -7,7 +7,7 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any
 
-from leaderboard.checks import Record, Table, first_difference
+from leaderboard.checks import Record, Table, arch_apart, first_difference
 from leaderboard.statistics import (
     Difference,
     difference,
@@ -59,9 +59,10 @@ def newest(found: Found) -> dict[str, Sequence[Record]]:
 
 
 def fixed(tasks: Mapping[str, Sequence[Record]]) -> dict[str, Sequence[Record]]:
-    """Those of the tasks whose protocol is the suite's: nothing of it changed or tuned. Ranks and correlations are of
-    these."""
-    return {name: rows for name, rows in tasks.items() if not rows[0]["changes"] and not rows[0].get("tuning")}
+    """Those of the tasks whose protocol is the suite's: nothing of it changed or tuned, on its data, in its precision.
+    Ranks and correlations are of these."""
+    return {name: rows for name, rows in tasks.items() if not rows[0]["changes"] and not rows[0].get("tuning")
+            and "+" not in rows[0]["schedule"].removesuffix(f"+{arch_apart(rows[0])}")}
 
 
 def matrix(found: Found) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from leaderboard.analyses import mean_errors
-from leaderboard.checks import Record, Table, arch_apart, is_todays, run_of
+from leaderboard.checks import AMP, Record, Table, arch_apart, is_todays, run_of
 from leaderboard.overview import curves, fixed, foretold, newest
 from leaderboard.published import TABLES
 from leaderboard.record import protocol_path, result_path
@@ -105,6 +105,8 @@ def _command(method: str, rows: Sequence[Record]) -> str:
         words.append(f"--schedule {schedule}")
     if arch_apart(first):
         words.append(f"--arch {first['arch']}")
+    if AMP in first["schedule"].split("+")[1:]:
+        words.append("--amp")
     if first["recipe"]["hash"] is None or first["pretrain_seed"] is None:
         words.append(f"--checkpoint FILE --name {method}")
     else:
@@ -139,10 +141,10 @@ def _reported(tasks: set[str]) -> list[dict[str, str]]:
 def _curves(tables: Mapping[Table, Sequence[Record]]) -> list[dict[str, Any]]:
     """What was measured while pretrainings ran, each once."""
     found = {}
-    for key, rows in tables.items():
+    for table, rows in tables.items():
         for (method, seed), lines in curves(rows).items():
-            found[_part(key), method, seed] = [{key: line[key] for key in ("epoch", "encoder_pixels", "knn")}
-                                          for line in lines]
+            found[_part(table), method, seed] = [{key: line[key] for key in ("epoch", "encoder_pixels", "knn")}
+                                                 for line in lines]
     return [dict(scale=scale, method=method, seed=seed, points=points)
             for (scale, method, seed), points in sorted(found.items(), key=str)]
 

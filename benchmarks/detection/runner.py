@@ -12,6 +12,7 @@ from benchmarks.detection import (
     stream,  # noqa: F401
 )
 from benchmarks.detection.evaluate import hash_of_detections, score
+from benchmarks.detection.precision import in_bfloat16
 from benchmarks.job import Job
 from benchmarks.protocol import Protocol
 from detco import checkpoint as checkpoints
@@ -31,7 +32,8 @@ def measure(job: Job) -> dict:
                            job.max_per_process)
     config["model"] = _styled(config["model"], job.checkpoint.metadata)
     backbone = (job.checkpoint, job.protocol.config["load"], job.checkpoint_path) if job.load else None
-    runner = _run(config, backbone, job.work_dir, f"{job.name} seed {job.seed}", job.resume)
+    runner = _run(config, backbone, job.work_dir, f"{job.name} seed {job.seed}", job.resume,
+                  "amp" in job.protocol.config)
     hub = runner.message_hub
     return _scored(job) | dict(
         load_report=runner.load_report,
@@ -164,7 +166,7 @@ def _synchronised(node):
     return type(node)(map(_synchronised, node)) if isinstance(node, (list, tuple)) else node
 
 
-def _run(config: dict, backbone: tuple | None, work_dir: Path, label: str, resume: bool) -> TransferRunner:
+def _run(config: dict, backbone: tuple | None, work_dir: Path, label: str, resume: bool, amp: bool) -> TransferRunner:
     """Train, evaluate, and leave `detections.<kind>` in the work folder; the runner that did."""
     from mmengine.config import ConfigDict
 
@@ -183,6 +185,8 @@ def _run(config: dict, backbone: tuple | None, work_dir: Path, label: str, resum
             **ConfigDict(config), work_dir=str(work_dir), resume=resume, label=label,
             visualizer=dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend")]),
             experiment_name=f"transfer-{work_dir.name}", backbone=backbone)
+        if amp:
+            in_bfloat16(getattr(runner.model, "module", runner.model))
         runner.train()
         if runner.iter >= runner.max_iters and not runner.val_loop.evaluated:
             runner.val()  # stopped between training and evaluation

@@ -33,12 +33,15 @@ def test_ranks_are_of_methods_that_have_every_task(tasks):
     assert overview.ranks({name: tasks[name] for name in ("task0", "task1")}) == {}
 
 
-def test_tuned_and_changed_tasks_count_in_neither(tasks):
+def test_tuned_and_changed_tasks_others_data_and_bfloat16_count_in_neither(tasks):
     for row in tasks["task0"]:
         row["changes"] = {"optimizer.lr": 0.1}
     for row in tasks["task1"]:
         row["tuning"] = {"chosen": {}, "held_out": 20, "trials": []}
-    assert list(overview.fixed(tasks)) == ["task2"]
+    for schedule, arch in (("mini+bf16", "resnet18"), ("mini+resnet50", "resnet50"), ("mini+resnet50+bf16", "resnet50"),
+                           ("mini+orchard", "resnet18")):
+        tasks[schedule] = [row | dict(schedule=schedule, arch=arch) for row in tasks["task2"]]
+    assert list(overview.fixed(tasks)) == ["task2", "mini+resnet50"]
 
 
 def test_both_pages_have_the_matrix(tasks, root):
