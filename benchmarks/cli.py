@@ -62,6 +62,7 @@ class Request:
     results: Path = RESULTS
     list: bool = False
     dry_run: bool = False
+    measure: bool = False
     verbose: bool = False
     resume: bool = True
     force: bool = False
@@ -158,6 +159,8 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--list", action="store_true", help="show methods, tasks, scales and the data found")
     how.add_argument("--dry-run", action="store_true",
                      help="check everything, show what would run and what it takes, run nothing")
+    how.add_argument("--measure", action="store_true",
+                     help="with --dry-run: time a few steps of each pretraining and detector here, for its hours")
     how.add_argument("--verbose", action="store_true", help="with --dry-run: every config, resolved")
     how.add_argument("--resume", action=argparse.BooleanOptionalAction,
                      help="go on where an interrupted run stopped (default)")

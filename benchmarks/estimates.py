@@ -30,10 +30,16 @@ def detector_bytes(arch: str) -> int:
 
 
 def filed_cost(records: list[dict[str, Any]], key: str, **wanted: Any) -> float | None:
-    """The median of a cost ("wall_seconds", "peak_memory_bytes", ...) over the filed records with these fields."""
-    found = [record["cost"].get(key) for record in records if all(record[k] == v for k, v in wanted.items())]
-    found = [value for value in found if value is not None]
-    return median(found) if found else None
+    """The median of a cost ("wall_seconds", "peak_memory_bytes", ...) over the filed records with these fields, of
+    those on this machine's device where there are such."""
+    from mmengine.device import get_device
+
+    from benchmarks.environment import device_name
+
+    found = [record["cost"] for record in records if record["cost"].get(key) is not None
+             and all(record[k] == v for k, v in wanted.items())]
+    here = [cost for cost in found if cost["device"] == device_name(get_device())]
+    return median(cost[key] for cost in here or found) if found else None
 
 
 def filed_hours(records: list[dict[str, Any]], recipe: str) -> float | None:

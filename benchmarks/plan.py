@@ -221,6 +221,8 @@ def _check_numbers(request: Request) -> None:
                 raise UserError(f"--{option} {seed}: give 0 to {SEEDS - 1}")
             if seeds.count(seed) > 1:
                 raise UserError(f"--{option} {seed} is given twice: each seed is a row of its own")
+    if request.measure and not request.dry_run:
+        raise UserError("--measure belongs to --dry-run; give both")
     if request.schedule and request.limit:
         raise UserError("--limit shortens the schedule: leave --schedule out")
 

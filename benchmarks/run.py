@@ -27,7 +27,12 @@ def run(request: Request) -> int:
     if request.dry_run:
         from benchmarks.describe import describe
 
-        print(describe(plan, request.verbose))
+        measured = {}
+        if request.measure:
+            from benchmarks.measuring import measure
+
+            measured = measure(plan)
+        print(describe(plan, request.verbose, measured))
         plans.require_data(plan)
         return 0
     plans.require_data(plan)

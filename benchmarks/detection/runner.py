@@ -32,8 +32,8 @@ def measure(job: Job) -> dict:
                            job.max_per_process)
     config["model"] = _styled(config["model"], job.checkpoint.metadata)
     backbone = (job.checkpoint, job.protocol.config["load"], job.checkpoint_path) if job.load else None
-    runner = _run(config, backbone, job.work_dir, f"{job.name} seed {job.seed}", job.resume,
-                  "amp" in job.protocol.config)
+    runner = run(config, backbone, job.work_dir, f"{job.name} seed {job.seed}", job.resume,
+                 "amp" in job.protocol.config)
     hub = runner.message_hub
     return _scored(job) | dict(
         load_report=runner.load_report,
@@ -166,7 +166,7 @@ def _synchronised(node):
     return type(node)(map(_synchronised, node)) if isinstance(node, (list, tuple)) else node
 
 
-def _run(config: dict, backbone: tuple | None, work_dir: Path, label: str, resume: bool, amp: bool) -> TransferRunner:
+def run(config: dict, backbone: tuple | None, work_dir: Path, label: str, resume: bool, amp: bool) -> TransferRunner:
     """Train, evaluate, and leave `detections.<kind>` in the work folder; the runner that did."""
     from mmengine.config import ConfigDict
 

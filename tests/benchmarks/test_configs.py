@@ -78,6 +78,25 @@ def test_every_rule_of_a_scale_fits_some_config(name):
                 assert any(config.fitting(one, [(condition, {key: value})]) for one in written), (condition, key)
 
 
+def test_one_gpu_is_the_paper_with_fewer_steps():
+    ours, paper = load_scale("one_gpu"), load_scale("paper")
+    for name in METHODS:
+        a, b = (resolve_recipe(name, scale) for scale in (ours, paper))
+        assert a["method"] == b["method"] and a["schedule"]["epochs"] * 10 == b["schedule"]["epochs"]
+        assert a["schedule"]["batch"] == 256
+        if "optimizer" in a:  # in proportion to the batch
+            assert a["optimizer"]["lr"] / 256 == b["optimizer"]["lr"] / b["schedule"]["batch"]
+    for scale, task in ROWS:
+        if scale == "one_gpu":
+            a, b = (next(iter(protocols(name, task).values())) for name in ("one_gpu", "paper"))
+            assert {key for key in a if a[key] != b[key]} <= {"schedule"}
+    assert protocols("one_gpu", "coco_maskrcnn_fpn") == {"12k": protocols("paper", "coco_maskrcnn_fpn")["12k"]}
+    assert protocols("one_gpu", "coco_keypointrcnn_fpn").keys() == {"12k"}
+    assert protocols("one_gpu", "coco_sparsercnn").keys() == {"27k"}
+    assert protocols("one_gpu", "voc_fasterrcnn_c4")["6k"]["schedule"]["milestones"] == [4500, 5500]
+    assert protocols("one_gpu", "cityscapes_maskrcnn_fpn")["6k"]["schedule"]["milestones"] == [4500]
+
+
 def test_rules_go_by_parts_and_later_ones_over_earlier():
     written = dict(model=dict(neck=dict(type="FPN", width=256), head=None, stages=[dict(width=256), dict(width=128)]),
                    lr=0.1)
