@@ -100,12 +100,12 @@ def _command(method: str, rows: Sequence[Record]) -> str:
     """The command that runs the rows again."""
     first, seeds = rows[0], sorted({row["seed"] for row in rows})
     words = ["python benchmarks/run.py", f"--scale {first['scale']}", f"--task {first['task']}"]
-    schedule = first["schedule"].removesuffix(f"+{arch_apart(first)}")
-    if schedule != first["scale"] and "+" not in schedule and not schedule.endswith("%"):
+    schedule, *added = first["schedule"].split("+")
+    if schedule != first["scale"] and {*added} <= {arch_apart(first), AMP} and not schedule.endswith("%"):
         words.append(f"--schedule {schedule}")
     if arch_apart(first):
         words.append(f"--arch {first['arch']}")
-    if AMP in first["schedule"].split("+")[1:]:
+    if AMP in added:
         words.append("--amp")
     if first["recipe"]["hash"] is None or first["pretrain_seed"] is None:
         words.append(f"--checkpoint FILE --name {method}")
@@ -114,7 +114,7 @@ def _command(method: str, rows: Sequence[Record]) -> str:
         words.append(f"--method {method.partition('+')[0]} --pretrain-seed {' '.join(map(str, pretrainings))}")
     words.append(f"--seed {' '.join(map(str, seeds))}")
     words += [f"--set task.{key}={value}" for key, value in sorted(first["changes"].items())]
-    if first["data"]["source"] in first["schedule"].split("+")[1:]:
+    if first["data"]["source"] in added:
         words.append(f"--data {first['data']['source']}.yml")
     if search := first.get("tuning"):
         tried = {key: dict.fromkeys(str(trial["values"][key]) for trial in search["trials"])

@@ -113,7 +113,7 @@ def test_a_row_leads_to_its_records_protocol_and_command(page, board):
     assert detail.inner_text() == ""
 
 
-def test_commands_say_what_was_tuned_and_on_whose_data(make):
+def test_commands_say_what_was_tuned_on_whose_data_backbone_and_precision(make):
     trials = [dict(values={"optimizer.lr": rate, "k": k}, score=1.0, wall_seconds=1.0) for rate in (0.1, 0.2)
               for k in (1, 2)]
     search = dict(chosen=trials[0]["values"], held_out=20, trials=trials)
@@ -122,6 +122,10 @@ def test_commands_say_what_was_tuned_and_on_whose_data(make):
     assert site._command("detco", [row]).endswith("--seed 0 --data orchard.yml --tune task.k=1,2 "
                                                   "--tune task.optimizer.lr=0.1,0.2")
     assert "--data" not in site._command("detco", [make()])
+    row = make(scale="paper", schedule="12k+resnet34+bf16", arch="resnet34")
+    assert site._command("detco", [row]).endswith(
+        "--scale paper --task coco_maskrcnn_c4 --schedule 12k --arch resnet34 --amp --method detco --pretrain-seed 0 "
+        "--seed 0")
 
 
 def test_two_methods_are_compared_with_their_intervals(page):
