@@ -186,13 +186,14 @@ class View:
         grid, patch: cut the crop into grid x grid cells and take a patch x patch crop of each; 0 for none.
         jitter, jitter_p: brightness, contrast, saturation, hue of ColorJitter, and its probability.
         grey_p, blur_p, flip_p: probabilities of grey, blur and horizontal flip.
+        solarize_p: that, after the blur, values of 0.5 and more are inverted (BYOL, arXiv 2006.07733, appendix B).
         blur_sigma: range of the blur's standard deviation, in pixels.
         auto_augment: torchvision's "imagenet" policy or "rand" (RandAugment), at its defaults, after jitter and grey
             and before blur, on pixels rounded to grey levels: `detco_aa`, the DetCo_AA of the paper's tables.
         offsets: of patches in their cells, of each "patch" its own, as PIRL's gaps between them want it, or one an
             "image".
-        photometric: draws of jitter, grey, automatic augmentation and blur, of each "patch" its own, so that patches
-            cannot be told to belong together by their colour, or one an "image".
+        photometric: draws of jitter, grey, automatic augmentation, blur and solarisation, of each "patch" its own, so
+            that patches cannot be told to belong together by their colour, or one an "image".
     Raises:
         UserError: patches larger than cells, an offset or photometric draw of neither kind, or an unknown policy.
     """
@@ -210,6 +211,7 @@ class View:
     auto_augment: str | None = None
     offsets: str = "patch"
     photometric: str = "patch"
+    solarize_p: float = 0.0
 
     def __post_init__(self):
         for name in ("offsets", "photometric"):
@@ -251,7 +253,7 @@ class View:
         return x.unflatten(0, (len(crops), -1)) if self.grid else x
 
     def _photometric(self, x: Tensor, generator: torch.Generator, alike: int) -> None:
-        """Jitter, grey and blur images [M, 3, S, S] in place, `alike` ones in a row with the same draw."""
+        """Jitter, grey, blur and solarise images [M, 3, S, S] in place, `alike` ones in a row with the same draw."""
         n = len(x) // alike
         order = torch.rand(n, 4, generator=generator).argsort(1)
         order[torch.rand(n, generator=generator) >= self.jitter_p] = -1
@@ -269,6 +271,9 @@ class View:
             self._auto_augment(x, *(draw.repeat_interleave(alike, 0) for draw in
                                     drawn(self.auto_augment, n, x.shape[2], x.shape[3], generator)))
         change(x, blurred, partial(gaussian_blur, radius=radius), sigma)
+        if self.solarize_p:  # drawn last, and only where asked: other views keep their draws
+            solarized = torch.rand(n, generator=generator) < self.solarize_p
+            change(x, solarized.repeat_interleave(alike), partial(TF.solarize, threshold=0.5))
 
     def _auto_augment(self, x: Tensor, operations: Tensor, magnitudes: Tensor) -> None:
         """Apply `auto_augment.drawn` operations and magnitudes [M, 2] to images [M, 3, S, S] in place."""

@@ -173,6 +173,24 @@ def test_probabilities_and_normalisation():
     assert 0.15 < (flat[:, 0] - flat[:, 1]).abs().amax((1, 2)).lt(1e-4).float().mean() < 0.25
 
 
+def test_solarised_images_are_torchvisions_and_other_views_keep_their_draws():
+    still = dict(size=8, jitter_p=0, grey_p=0, blur_p=0, flip_p=0)
+    x = torch.rand(3, 3, 8, 8, generator=generator())
+    back = View(**still, solarize_p=1.0).finish(x, generator()) * torch.tensor(STD)[:, None, None]
+    torch.testing.assert_close(back + torch.tensor(MEAN)[:, None, None], F.solarize(x, 0.5))
+    torch.testing.assert_close(F.solarize(torch.tensor([[[0.49, 0.5, 0.9]]]), 0.5), torch.tensor([[[0.49, 0.5, 0.1]]]))
+    many = torch.full((2000, 3, 2, 2), 0.9)
+    plain, some = (View(size=2, jitter_p=0, grey_p=0, blur_p=0, solarize_p=p).finish(many, generator())
+                   for p in (0.0, 0.2))
+    assert 0.17 < (plain != some).flatten(1).any(1).float().mean() < 0.23
+    after = [generator(5) for _ in range(2)]
+    plain, rare = (View(size=8, solarize_p=p).finish(x, own) for p, own in zip((0.0, 1e-9), after))
+    assert torch.equal(plain, rare) and not torch.equal(*(own.get_state() for own in after))  # only one drew once more
+    patches = View(size=36, grid=3, patch=10, jitter_p=0, grey_p=0, blur_p=0, solarize_p=0.5, photometric="image")
+    levels = patches.finish(torch.full((40, 3, 36, 36), 0.9), generator())[:, :, 0, 0, 0]
+    assert all(len(image.unique()) == 1 for image in levels) and len(levels.unique()) == 2
+
+
 def test_views_are_drawn_independently_and_repeat_with_the_step():
     method = DetCo("resnet18", dict(size=16), dict(size=18, area=(0.6, 1.0), grid=3, patch=5), bank_size=8)
     images = {"images": torch.randint(0, 256, (3, 3, 40, 40), dtype=torch.uint8, generator=generator())}
