@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import distributed, multiprocessing, nn
 
+from baselines.densecl import DenseCL
 from baselines.moco_v2 import MoCoV2
 from detco import checkpoint, engine
 from detco.batch_norm import SplitBatchNorm2d, SyncBatchNorm2d, split_batch_norm, synchronise_batch_norm
@@ -84,16 +85,17 @@ def test_ranks_with_parts_of_a_batch_equal_one_rank_with_the_whole_under_sync_bn
 
 
 def _virtual(parts, splits, rank, ranks):
-    """Two steps of both methods on this rank's share of 24 images, in so many parts of as many splits."""
+    """Two steps of each method on this rank's share of 24 images, in so many parts of as many splits."""
     found = {}
-    for name in ("detco", "moco"):
+    for name in ("detco", "moco", "densecl"):
         torch.manual_seed(0)
         if name == "detco":
             method = DetCo("resnet18", dict(size=32), dict(size=36, area=(0.6, 1.0), grid=3, patch=10), dim=8,
                            bank_size=21, momentum=0.5, bn_splits=parts * splits * ranks)
         else:
-            method = MoCoV2("resnet18", dict(size=32), dim=8, bank_size=21, momentum=0.5,
-                            bn_splits=parts * splits * ranks)
+            kind = MoCoV2 if name == "moco" else DenseCL
+            method = kind(arch="resnet18", global_view=dict(size=32), dim=8, bank_size=21, momentum=0.5,
+                          bn_splits=parts * splits * ranks)
         method.double()
         shares = [{view: rank_part(images.double()).chunk(parts)[i] for view, images in _views(24).items()
                    if name == "detco" or view.startswith("global")} for i in range(parts)]

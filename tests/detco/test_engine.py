@@ -29,6 +29,9 @@ CHANGES = {
     "detco": SMALL | {"method.global_view": VIEW, "method.bank_size": 25, "method.dim": 8, "method.local_view":
                       dict(size=36, area=(0.6, 1.0), grid=3, patch=10, blur_sigma=(0.1, 0.5)), "method.bn_splits": 3},
     "moco_v2": SMALL | {"method.global_view": VIEW, "method.bank_size": 25, "method.bn_splits": 3},
+    "densecl": SMALL | {"method.global_view": VIEW, "method.bank_size": 25, "method.dim": 8, "method.bn_splits": 3},
+    "byol": SMALL | {"method.global_view": VIEW, "method.dim": 8, "method.hidden": 16, "schedule.warmup": 0,
+                     "optimizer": dict(lr=0.02, momentum=0.9)},
     "supervised": SMALL | {"method.global_view": VIEW},
     "random_init": {"method.arch": "resnet18"},
 }
@@ -83,7 +86,8 @@ def same(whole, resumed):
     return all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
-@pytest.mark.parametrize("name, accumulation", [("detco", 1), ("moco_v2", 1), ("supervised", 1), ("moco_v2", 3)])
+@pytest.mark.parametrize("name, accumulation", [
+    ("detco", 1), ("moco_v2", 1), ("supervised", 1), ("moco_v2", 3), ("densecl", 3), ("byol", 1)])
 def test_stop_and_resume_is_bit_identical(name, accumulation, pool, built, steps, tmp_path):
     settings = make_config(name)
     settings["schedule"]["accumulation"] = accumulation
