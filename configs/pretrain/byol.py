@@ -25,7 +25,7 @@ scales = dict(  # SGD: LARS is for batches of thousands
           "method.momentum": 0.99},
     small={"optimizer": dict(lr=0.02, momentum=0.9, weight_decay=5e-4), "method.dim": 128, "method.hidden": 512,
            "method.momentum": 0.99},
-    # A tenth of the paper's 300 epochs at their values, a batch of 256 at its rate (figure 3 (a) has batches down to it).
+    # A tenth of 300 epochs at their values; a batch of 256 at its rate (figure 3 (a) goes down to 256).
     one_gpu={"schedule.epochs": 30, "schedule.batch": 256, "schedule.warmup": 1, "optimizer.lr": 0.3,
              "optimizer.weight_decay": 1e-6, "method.momentum": 0.99},
 )
