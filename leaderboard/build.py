@@ -49,6 +49,7 @@ score, as that of k-NN, is one run a pretraining however often it is repeated.
 | scale | what its scores say |
 |:------|:--------------------|
 | `paper` | ImageNet pretraining, full data sets: the only scale to compare with the paper's figures |
+| `one_gpu` | the paper's sizes and data in a tenth of its schedules: compares methods with each other |
 | `small` | real photos, few and small: compares methods with each other, not with any published figure |
 | `mini`  | images drawn by the package: checks that the pipeline works; it is not science |
 

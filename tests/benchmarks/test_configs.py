@@ -82,6 +82,9 @@ def test_one_gpu_is_the_paper_with_fewer_steps():
     ours, paper = load_scale("one_gpu"), load_scale("paper")
     for name in METHODS:
         a, b = (resolve_recipe(name, scale) for scale in (ours, paper))
+        if name == "byol":  # a tenth of its paper's shorter schedule, with that one's values
+            assert (a["schedule"]["epochs"], a["schedule"]["batch"], a["optimizer"]["lr"]) == (30, 256, 0.3)
+            continue
         assert a["method"] == b["method"] and a["schedule"]["epochs"] * 10 == b["schedule"]["epochs"]
         assert a["schedule"]["batch"] == 256
         if "optimizer" in a:  # in proportion to the batch

@@ -58,7 +58,7 @@ def test_list_names_everything_and_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (["--method", "detko"], "unknown method 'detko': did you mean detco?"),
+    (["--method", "detko"], "unknown method 'detko': did you mean detco or detco_aa?"),
     (["--method", "detco", "--task", "coco_maskrcnn_c5"], "did you mean coco_maskrcnn_c4"),
     ([], "nothing to run"),
     (["--checkpoint", "a.pth"], "needs --name"),
@@ -239,15 +239,12 @@ def test_two_processes_make_one_record(tmp_path):
     assert record["load_report"]["missing"]["count"] == 0 and record["load_report"]["loaded"] == 120
 
 
-def test_own_checkpoint_is_a_row_and_another_architecture_is_refused(tmp_path):
+def test_own_checkpoint_is_a_row(tmp_path):
     torch.save({"state_dict": {f"module.encoder_q.{k}": v for k, v in
                                torchvision.models.resnet18(weights=None).state_dict().items()}}, tmp_path / "a.pth")
     done = call(tmp_path, "--checkpoint", tmp_path / "a.pth", "--name", "mine", "--limit", 1)
     assert done.returncode == 0, done.stderr
     assert "mine" in done.stdout.splitlines()[-6:][0] + done.stdout
-    torch.save(torchvision.models.resnet34(weights=None).state_dict(), tmp_path / "b.pth")
-    refused = call(tmp_path, "--checkpoint", tmp_path / "b.pth", "--name", "other", "--limit", 1)
-    assert refused.returncode == 2 and "a resnet34; scale mini runs resnet18" in refused.stderr
 
 
 def test_ctrl_c_stops_in_one_line_and_the_same_command_goes_on(tmp_path):

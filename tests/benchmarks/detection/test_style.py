@@ -58,5 +58,5 @@ def test_a_detectors_features_are_the_checkpoints(tmp_path):
         theirs = backbone(read[None].float() - torch.tensor([103.53, 116.28, 123.675])[:, None, None])
         [c4] = detector.backbone(inputs)
         c5 = nn.Sequential(*detector.roi_head.shared_head.layer4)(c4)
-    torch.testing.assert_close(c4, theirs["c4"], rtol=1e-4, atol=1e-3)
-    torch.testing.assert_close(c5, theirs["c5"], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(c4, theirs["c4"], rtol=1e-4, atol=2e-3)
+    torch.testing.assert_close(c5, theirs["c5"], rtol=1e-4, atol=2e-3)
